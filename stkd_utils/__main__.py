@@ -1,0 +1,129 @@
+"""The command line: ``python -m stkd_utils list | run | notebooks | data | publish``."""
+
+import argparse
+import json
+import sys
+
+from . import environment
+
+
+def parser():
+    """The argument parser of ``python -m stkd_utils``."""
+    top = argparse.ArgumentParser(prog="python -m stkd_utils", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the experiments and profiles that exist")
+    listing.set_defaults(call=_list)
+
+    one = commands.add_parser("run", help="train one experiment, or continue it; a finished one is not repeated")
+    one.add_argument("name", help="an experiment, such as digits/resnet18-mobilenetv2-stochastic")
+    one.add_argument("--seed", type=int, default=0, metavar="N")
+    one.add_argument("--profile", default="quick", metavar="P", help="smoke, quick (default), gpu or paper")
+    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting; may be repeated")
+    one.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
+    one.add_argument("--intensity", default="world", help="gCO2e per kWh: a number or a name such as world, bangladesh")
+    one.set_defaults(call=_run)
+
+    books = commands.add_parser("notebooks", help="execute the notebooks of the book with papermill")
+    books.add_argument("--profile", default="quick", metavar="P")
+    books.add_argument("--only", metavar="NN", help="only the notebook that starts with NN")
+    books.set_defaults(call=_notebooks)
+
+    fetch = commands.add_parser("data", help="download a data set")
+    fetch.add_argument("name", help="cifar10 or cifar100")
+    fetch.set_defaults(call=_data)
+
+    publish = commands.add_parser("publish", help="append finished runs to the ledger")
+    publish.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
+    publish.set_defaults(call=_publish)
+    return top
+
+
+def main(arguments=None):
+    """Run one command and return its exit status: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
+    from . import carbon, checkpoint, data, experiments, ledger, training
+
+    asked = parser().parse_args(arguments)
+    wrong = (experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError)
+    failed = (training.Diverged, checkpoint.CheckpointDamaged, RuntimeError)
+    try:
+        environment.check()
+        return asked.call(asked) or 0
+    except wrong as error:
+        print(error, file=sys.stderr)
+        return 2
+    except failed as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _list(asked):
+    from . import experiments
+
+    for name in experiments.names():
+        print(name)
+    print("\nprofiles")
+    for name in experiments.profile_names():
+        one = experiments.profile(name)
+        print(f"{name:7} {one.dataset}, seeds {len(one.seeds)}, grid of {len(one.taus)} temperatures; may claim {one.claims}")
+
+
+def _run(asked):
+    from . import carbon, experiments
+
+    overrides = dict(_setting(text) for text in asked.set)
+    done = experiments.run(
+        asked.name, asked.seed, asked.profile, runs=asked.runs, intensity=_value(asked.intensity), **overrides
+    )  # fmt: skip
+    result = done.record["result"]
+    if not done.new:
+        print("This run was finished before; nothing was trained.")
+    for epoch in ("last", "chosen"):
+        row = result[epoch]
+        print(f"{epoch:6} epoch {row['epoch']}: test {100 * row['test_accuracy']:.2f} %, validation {100 * row['val_accuracy']:.2f} %")
+    print(carbon.receipt(carbon.Cost.from_dict(done.record["cost"]["train"]), title=f"training, seed {asked.seed}"))
+    print(done.folder / "record.json")
+
+
+def _setting(text):
+    from .experiments import ExperimentError
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ExperimentError(f"--set takes KEY=VALUE; got '{text}'.")
+    return key, _value(value)
+
+
+def _value(text):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _notebooks(asked):
+    from . import notebooks
+
+    report = notebooks.execute(profile=asked.profile, only=asked.only)
+    return 0 if report.ok else 1
+
+
+def _data(asked):
+    from . import data
+
+    print(data.fetch(asked.name))
+
+
+def _publish(asked):
+    from . import experiments, ledger
+
+    records = [ledger.read(path) for path in sorted(experiments.runs_folder(asked.runs).glob("*/record.json"))]
+    added = ledger.append(records)
+    print(f"{added} of {len(records)} finished runs added to {ledger.folder() / 'runs.jsonl'}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

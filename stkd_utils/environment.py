@@ -1,0 +1,71 @@
+"""What code ran, with which packages: the part of a record that lets somebody else repeat it."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+from . import __version__
+
+PACKAGE = Path(__file__).parent
+PACKAGES = ("torch", "torchvision", "numpy", "carbontracker", "ptflops")
+
+# Source that changes how results look, not what they are: editing it does not make finished runs stale.
+NOT_RESULTS = {"__main__.py", "notebooks.py", "plots.py", "stats.py", "progress.py", "ledger.py", "execution.py"}
+
+
+def check():
+    """Raise RuntimeError with one sentence if torch and torchvision were not built for each other."""
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:
+        version = importlib.metadata.version("torchvision")
+        raise RuntimeError(
+            f"torchvision {version} does not work with torch {torch.__version__} ({error}); install a pair that belongs "
+            "together with `pip install --upgrade --force-reinstall torch torchvision`."
+        ) from error
+
+
+def packages():
+    """Versions of Python and of the packages that results depend on, a dict of strings."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def code_digest():
+    """Hash (16 hex digits) of the package source and experiment files that determine results."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if path.suffix in {".py", ".json"} and name not in NOT_RESULTS and not name.startswith("_ledger/"):
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def code():
+    """Version, git commit and whether it was modified (None where there is no git checkout), and `code_digest`."""
+    status = _git("status", "--porcelain", "--", "stkd_utils")
+    return {
+        "version": __version__,
+        "commit": _git("rev-parse", "HEAD") or None,
+        "modified": bool(status) if status is not None else None,
+        "digest": code_digest(),
+    }
+
+
+def _git(*arguments):
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

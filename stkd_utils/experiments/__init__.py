@@ -1,0 +1,23 @@
+"""Experiments as data: flat JSON files, validated, scaled by a profile, run once and recorded.
+
+``experiments.run("digits/resnet18-mobilenetv2-stochastic", seed=0, profile="quick")`` trains (its teacher first, if that has not
+been trained) and returns the record; asking again costs nothing.
+"""
+
+from .profiles import Profile, profile, profile_names
+from .running import Run, run, runs_folder, sweep
+from .settings import ExperimentError, load, names, resolve
+
+__all__ = [
+    "ExperimentError",
+    "Profile",
+    "Run",
+    "load",
+    "names",
+    "profile",
+    "profile_names",
+    "resolve",
+    "run",
+    "runs_folder",
+    "sweep",
+]

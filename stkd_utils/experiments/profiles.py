@@ -1,0 +1,39 @@
+"""Profiles: how large everything runs. One word chooses data set, seeds, grid and overrides for all experiments."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .settings import ExperimentError, _nearest
+
+FILE = Path(__file__).with_name("profiles.json")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale of the book.
+
+    ``dataset`` is what the notebooks use, ``seeds`` and ``taus`` their repetitions and grid, ``overrides`` the settings that
+    replace those of every experiment file, ``claims`` what results at this scale may say.
+    """
+
+    name: str
+    dataset: str
+    seeds: tuple
+    taus: tuple
+    overrides: dict
+    claims: str
+
+
+def profile_names():
+    """Names of all profiles, smallest first."""
+    return list(json.loads(FILE.read_text()))
+
+
+def profile(name):
+    """The `Profile` called ``name``; raises ExperimentError that lists the known ones."""
+    profiles = json.loads(FILE.read_text())
+    if name not in profiles:
+        raise ExperimentError(f"There is no profile '{name}'{_nearest(name, profiles)} Known: {', '.join(profiles)}.")
+    fields = profiles[name]
+    return Profile(name, fields["dataset"], tuple(fields["seeds"]), tuple(fields["taus"]), fields["overrides"], fields["claims"])

@@ -1,0 +1,154 @@
+"""The keys of an experiment file: which exist, which a method reads, what values they take."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+from .. import data, losses, models, temperature
+
+FOLDER = Path(__file__).parent
+
+
+class ExperimentError(ValueError):
+    """An experiment, profile or setting that cannot be used; the message names the file, the key and what would be valid."""
+
+
+def _positive(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _fraction(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _limit(value):
+    return value is None or (_count(value) and value > 0)
+
+
+def _fractions(value):
+    return isinstance(value, list) and all(map(_fraction, value)) and value == sorted(value)
+
+
+def _one_of(names):
+    def check(value):
+        return value in names()
+
+    check.names = names
+    return check
+
+
+# key: (test, what is valid)
+COMMON = {
+    "dataset": (_one_of(data.names), "a data set"),
+    "method": (_one_of(lambda: sorted(losses.METHODS)), "a method"),
+    "model": (_one_of(models.names), "a model"),
+    "width": (_positive, "a number above 0 (1 is the full network)"),
+    "epochs": (lambda v: _count(v) and v > 0, "a whole number above 0"),
+    "batch_size": (lambda v: _count(v) and v > 1, "a whole number above 1"),
+    "lr": (_positive, "a number above 0, for batch 128 (it is scaled by batch_size / 128)"),
+    "momentum": (_fraction, "a number from 0 to 1"),
+    "weight_decay": (_number, "a number of 0 or more"),
+    "milestones": (_fractions, "rising fractions of the run, such as [0.3, 0.6, 0.8]"),
+    "gamma": (_positive, "a number above 0"),
+    "warmup_epochs": (_count, "a whole number of 0 or more"),
+    "crop_padding": (_count, "a whole number of pixels"),
+    "flip": (lambda v: isinstance(v, bool), "true or false"),
+    "rotation_degrees": (_number, "degrees, 0 or more"),
+    "val_fraction": (_fraction, "a fraction of the training images"),
+}
+DISTILLED = {
+    "teacher": (lambda v: isinstance(v, str), "the name of a base experiment"),
+    "teacher_seed": (_count, "a whole number"),
+    "teacher_epoch": (lambda v: v in ("chosen", "last"), '"chosen" (by validation) or "last"'),
+    "tau_policy": (_one_of(temperature.names), "a temperature policy"),
+    "hard_weight": (_fraction, "a number from 0 to 1"),
+    "soft_weight": (_number, "a number of 0 or more"),
+}
+TAU = {key: (_positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
+LIMITS = {key: (_limit, "a number of images, or null for all") for key in ("train_limit", "val_limit", "test_limit")}
+KEYS = COMMON | DISTILLED | TAU | LIMITS
+
+
+def names():
+    """Names of all experiments, sorted: ``dataset/teacher-student-method`` or ``dataset/model-base``."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.json"))
+
+
+def load(name):
+    """The settings in the experiment file called ``name``, validated. Raises ExperimentError."""
+    if name not in names():
+        raise ExperimentError(f"There is no experiment '{name}'{_nearest(name, names())} `python -m stkd_utils list` shows all.")
+    path = FOLDER / f"{name}.json"
+    try:
+        settings = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ExperimentError(f"{path.name}: not valid JSON in line {error.lineno} ({error.msg}).") from error
+    validate(settings, f"{name}.json")
+    return settings
+
+
+def resolve(name, overrides):
+    """Settings of an experiment after ``overrides`` (a dict), validated and complete: limits that nobody set are null.
+
+    Overriding ``tau_policy`` drops the temperatures that the new policy does not read, unless they are overridden too.
+    """
+    settings = load(name)
+    for key in overrides:
+        if key not in KEYS:
+            raise ExperimentError(f"{name}: unknown key '{key}'{_nearest(key, KEYS)}")
+    if "tau_policy" in overrides:
+        kept = _tau_keys(overrides)
+        settings = {key: value for key, value in settings.items() if key not in TAU or key in kept}
+    settings = {**dict.fromkeys(LIMITS), **settings, **overrides}
+    validate(settings, name)
+    return settings
+
+
+def validate(settings, file):
+    """Raise ExperimentError if a key of ``settings`` is unknown, missing, unused or has a value that is not valid."""
+    if not isinstance(settings, dict):
+        raise ExperimentError(f"{file}: an experiment is one flat object of keys and values.")
+    for key in settings:
+        if key not in KEYS:
+            raise ExperimentError(f"{file}: unknown key '{key}'{_nearest(key, KEYS)}")
+    needed = list(COMMON)
+    if settings.get("method", "base") != "base":
+        needed += [*DISTILLED, *_tau_keys(settings)]
+    for key in needed:
+        if key not in settings:
+            raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
+    for key, value in settings.items():
+        test, valid = KEYS[key]
+        if not test(value):
+            known = f"{valid}: {', '.join(test.names())}" if hasattr(test, "names") else valid
+            raise ExperimentError(f"{file}: '{key}' is {json.dumps(value)}; it must be {known}.")
+        if key not in needed and key not in LIMITS:
+            by_policy = key in TAU and "tau_policy" in needed
+            reader = f"tau_policy '{settings['tau_policy']}'" if by_policy else f"method '{settings['method']}'"
+            raise ExperimentError(f"{file}: the key '{key}' is unused, {reader} does not read it; remove it.")
+    if "tau_low" in needed and settings["tau_low"] >= settings["tau_high"]:
+        raise ExperimentError(f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}.")
+
+
+def digest(settings):
+    """Hash (64 hex digits) of what is asked: equal settings give equal hashes, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _tau_keys(settings):
+    policy = settings.get("tau_policy")
+    return temperature.POLICIES[policy].parameters if policy in temperature.POLICIES else ()
+
+
+def _nearest(word, known):
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else "."

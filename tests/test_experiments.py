@@ -1,0 +1,198 @@
+"""Experiments: valid files, errors that name the key, runs that are recorded, reused and equal."""
+
+import json
+
+import pytest
+import torch
+
+from stkd_utils import experiments, ledger
+from stkd_utils.experiments import ExperimentError, settings
+
+STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
+TINY = {"progress": "none", "train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_experiment_file_is_valid_and_named_after_what_it_says(name):
+    one = experiments.load(name)
+    dataset, rest = name.split("/")
+    assert one["dataset"] == dataset
+    if one["method"] == "base":
+        assert rest == f"{one['model']}-base"
+    else:
+        teacher = experiments.load(one["teacher"])
+        assert rest.startswith(f"{teacher['model']}-{one['model']}-")
+        assert teacher["dataset"] == dataset
+
+
+def test_digits_carry_the_same_names_as_cifar():
+    by_dataset = {d: {n.split("/")[1] for n in experiments.names() if n.startswith(f"{d}/")} for d in ("digits", "cifar10", "cifar100")}
+    assert by_dataset["digits"] == by_dataset["cifar10"] == by_dataset["cifar100"]
+
+
+@pytest.mark.parametrize("profile", experiments.profile_names())
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_experiment_resolves_in_every_profile(name, profile):
+    experiments.resolve(name, experiments.profile(profile).overrides)
+
+
+def test_paper_profile_is_the_protocol_of_the_paper():
+    asked = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", experiments.profile("paper").overrides)
+    wanted = {
+        "epochs": 100, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "milestones": [0.3, 0.6, 0.8],
+        "gamma": 0.2, "warmup_epochs": 1, "crop_padding": 4, "flip": True, "rotation_degrees": 15, "hard_weight": 0.05,
+        "soft_weight": 0.95, "tau_low": 2, "tau_high": 20, "width": 1,
+    }  # fmt: skip
+    assert {key: asked[key] for key in wanted} == wanted
+
+
+# bad settings: file, key, nearest valid one
+
+
+def broken(change):
+    one = experiments.load(STOCHASTIC)
+    change(one)
+    with pytest.raises(ExperimentError) as caught:
+        settings.validate(one, "here.json")
+    return str(caught.value)
+
+
+def test_unknown_key_names_file_key_and_the_nearest():
+    message = broken(lambda one: one.update(sof_weight=1))
+    assert message == "here.json: unknown key 'sof_weight'; did you mean 'soft_weight'?"
+
+
+@pytest.mark.parametrize("key", ["lr", "teacher", "tau_low", "model"])
+def test_missing_key_is_named(key):
+    assert f"here.json: the key '{key}' is missing" in broken(lambda one: one.pop(key))
+
+
+def test_trap_S3_unused_key_is_an_error():
+    assert "the key 'tau' is unused, tau_policy 'stochastic' does not read it" in broken(lambda one: one.update(tau=4))
+
+
+def test_trap_S3_temperature_of_a_base_experiment_is_an_error():
+    one = {**experiments.load("digits/resnet18-base"), "tau": 4}
+    with pytest.raises(ExperimentError, match="'tau' is unused, method 'base' does not read it"):
+        settings.validate(one, "here.json")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("lr", "fast"), ("lr", -1), ("epochs", 0), ("epochs", 1.5), ("flip", 1), ("model", "resnet19"), ("tau_low", 0), ("batch_size", 1),
+     ("milestones", [0.8, 0.3]), ("dataset", "cifar"), ("tau_policy", "random"), ("soft_weight", float("nan")), ("width", True)],
+)  # fmt: skip
+def test_bad_value_names_key_and_value(key, value):
+    message = broken(lambda one: one.update({key: value}))
+    assert f"'{key}' is {json.dumps(value)}; it must be" in message
+
+
+def test_bad_name_lists_the_known():
+    assert "resnet18" in broken(lambda one: one.update(model="resnet19"))
+
+
+def test_unknown_experiment_and_profile_say_the_nearest():
+    with pytest.raises(ExperimentError, match="did you mean 'digits/resnet18-base'"):
+        experiments.run("digits/resnet-18-base")
+    with pytest.raises(ExperimentError, match="did you mean 'quick'"):
+        experiments.profile("quik")
+
+
+def test_damaged_file_names_file_and_line(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "broken.json").write_text('{\n "lr": 0.1,\n}')
+    monkeypatch.setattr(settings, "FOLDER", tmp_path)
+    with pytest.raises(ExperimentError, match="broken.json: not valid JSON in line"):
+        settings.load("x/broken")
+
+
+def test_teacher_of_another_data_set_is_refused(tmp_path):
+    with pytest.raises(ExperimentError, match="trained on other data than digits"):
+        experiments.run(STOCHASTIC, runs=tmp_path, teacher="cifar10/resnet18-base", **TINY)
+
+
+def test_overriding_the_policy_drops_the_temperatures_it_does_not_read():
+    asked = experiments.resolve(STOCHASTIC, {"tau_policy": "fixed", "tau": 4})
+    assert asked["tau"] == 4 and "tau_low" not in asked
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return runs, experiments.run(STOCHASTIC, seed=1, runs=runs, **TINY)
+
+
+def test_a_run_leaves_a_valid_record_and_its_files(done):
+    runs, run = done
+    assert ledger.read(run.folder / "record.json") == run.record
+    assert run.record["teacher_id"] in {path.name for path in runs.iterdir()}
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"record.json", "history.csv", "timings.csv", "taus.csv", "weights.pt"} <= names
+    assert not any("checkpoint" in name for name in names)
+    assert run.record["tau"]["draws"] == len(run.taus) == 1
+    assert 2 <= run.taus.tau.min() <= run.taus.tau.max() <= 20
+    assert run.record["result"]["last"]["epoch"] == len(run.history) == 1
+
+
+def test_a_finished_run_is_not_repeated(done):
+    runs, run = done
+    stamp = (run.folder / "weights.pt").stat().st_mtime_ns
+    again = experiments.run(STOCHASTIC, seed=1, runs=runs, **TINY)
+    assert not again.new and again.record == run.record
+    assert (run.folder / "weights.pt").stat().st_mtime_ns == stamp
+
+
+def test_equal_runs_give_equal_bytes_and_other_questions_other_ids(done, tmp_path):
+    runs, run = done
+    twin = experiments.run(STOCHASTIC, seed=1, runs=tmp_path, **TINY)
+    assert (twin.folder / "history.csv").read_bytes() == (run.folder / "history.csv").read_bytes()
+    assert twin.folder.name == run.folder.name
+    others = [experiments.run(STOCHASTIC, seed=2, runs=tmp_path, **TINY), experiments.run(STOCHASTIC, seed=1, runs=tmp_path, **{**TINY, "lr": 0.2})]
+    assert len({run.record["id"], *(other.record["id"] for other in others)}) == 3
+
+
+def test_compared_students_start_equal_whatever_the_method(done, tmp_path):
+    runs, run = done
+    kd = experiments.run("digits/resnet18-mobilenetv2-kd", seed=1, runs=runs, tau=4, **TINY)
+    alone = experiments.run("digits/mobilenetv2-base", seed=1, runs=runs, **TINY)
+    assert run.record["init_checksum"] == kd.record["init_checksum"] == alone.record["init_checksum"]
+
+
+def test_model_of_a_run_gives_the_recorded_test_accuracy(done):
+    from stkd_utils import data
+    from stkd_utils.training import evaluate
+
+    runs, run = done
+    limits = {key: TINY[key] for key in ("train_limit", "val_limit", "test_limit")}
+    digits = data.load("digits", val_fraction=run.record["asked"]["val_fraction"], **limits)
+    for epoch in ("last", "chosen"):
+        found = evaluate(run.model(epoch), digits.test, digits)["accuracy"]
+        assert found == run.record["result"][epoch]["test_accuracy"]
+
+
+def test_compute_counts_the_teacher_and_the_backward_pass(done):
+    compute = done[1].record["compute"]
+    images = 64 * 1
+    assert compute["flops_forward"] == 2 * images * (compute["macs_student"] + compute["macs_teacher"])
+    assert compute["flops_forward_backward"] == 2 * images * (3 * compute["macs_student"] + compute["macs_teacher"])
+
+
+def test_sweep_covers_seeds_and_grid_and_reuses(done, capsys):
+    runs, _ = done
+    options = {key: value for key, value in TINY.items() if key != "progress"}
+    found = experiments.sweep("digits/resnet18-mobilenetv2-kd", seeds=[1], tau=[2, 4], runs=runs, **options)
+    assert [run.record["asked"]["tau"] for run in found] == [2, 4]
+    assert "tau 4: 1 seeds" in capsys.readouterr().out
+
+
+def test_run_ids_do_not_depend_on_where_or_when(tmp_path):
+    asked = experiments.resolve(STOCHASTIC, {})
+    assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_is_used_when_there_is_one(done):
+    assert done[1].record["hardware"]["device"] == "cuda"
