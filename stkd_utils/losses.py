@@ -70,7 +70,7 @@ def hinton(logits_s, logits_t, labels, tau, *, hard_weight, soft_weight):
         When shapes or labels do not fit, or ``tau`` is not one finite number above 0.
     """
     hard = hard_weight * cross_entropy(logits_s, labels)["hard"]
-    soft = soft_weight * tau**2 * kl_per_sample(logits_s, logits_t.detach(), tau).mean()
+    soft = kl_per_sample(logits_s, logits_t.detach(), tau).mean() * tau**2 * soft_weight
     return {"hard": hard, "soft": soft}
 
 
