@@ -1,0 +1,115 @@
+"""Data sets as uint8 tensors on the device: reading, splitting, limiting, batching."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from .augmentation import Augmentation, augment, normalise
+from .seeding import generator
+from .sources import DataDamaged, DataError, DataNotFound, fetch, names, read, root_folder
+from .splits import Split, batches, stratified
+
+__all__ = [
+    "Augmentation", "DataDamaged", "DataError", "DataNotFound", "Dataset", "Split",
+    "augment", "batches", "fetch", "load", "names", "normalise", "read", "root_folder", "stratified",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set ready for training: three disjoint splits and what belongs to them.
+
+    ``mean`` and ``std`` (C,), on the scale 0..1, are those of the whole train part (train and validation, before limits).
+    ``checksum`` is the SHA-256 of the three splits as they are here: two runs with equal checksums saw the same pixels.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    mean: torch.Tensor
+    std: torch.Tensor
+    class_names: tuple
+    checksum: str
+
+    @property
+    def classes(self):
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def channels(self):
+        """Number of colour channels."""
+        return self.train.images.shape[1]
+
+    @property
+    def size(self):
+        """Side of an image, in pixels."""
+        return self.train.images.shape[3]
+
+
+def load(
+    name,
+    *,
+    root=None,
+    device="cpu",
+    val_fraction=0.1,
+    split_seed=0,
+    train_limit=None,
+    val_limit=None,
+    test_limit=None,
+    download=False,
+):
+    """A `Dataset`: the official (or, for digits, fixed) test split, the rest divided into train and validation.
+
+    Division and limits (number of images kept) are stratified by class and seeded by ``split_seed``; the test split and its
+    limit never depend on it. ``download`` fetches absent files. Raises `DataError`: unknown name,
+    impossible fraction or limit, or files that are absent (`DataNotFound`) or damaged (`DataDamaged`). Introduced in notebook 01.
+    """
+    if not 0 <= val_fraction < 1:
+        raise DataError(f"val_fraction is at least 0 and below 1; got {val_fraction!r}.")
+    learn, test, class_names = read(name, root, download=download)
+    held_out = torch.zeros(len(learn), dtype=torch.bool)
+    held_out[stratified(learn.labels, round(val_fraction * len(learn)), generator(split_seed, "split"))] = True
+    train, val, test = (
+        _limited(split, limit, f"{part} split of {name}", generator(seed, f"{part} limit")).to(device)
+        for part, split, limit, seed in (
+            ("train", learn.take(~held_out), train_limit, split_seed),
+            ("val", learn.take(held_out), val_limit, split_seed),
+            ("test", test, test_limit, 0),
+        )
+    )
+    mean, std = (value.to(device) for value in _statistics(learn.images))
+    return Dataset(name, train, val, test, mean, std, tuple(class_names), _checksum(train, val, test))
+
+
+def _limited(split, limit, what, generator):
+    if limit is None:
+        return split
+    if not 1 <= limit <= len(split):
+        raise DataError(f"A limit of {limit!r} images does not fit the {what}, which has {len(split)}.")
+    return split.take(stratified(split.labels, limit, generator))
+
+
+def _statistics(images):
+    """Mean and standard deviation per channel on the scale 0..1, from exact integer sums (the same on every machine)."""
+    pixels = images.shape[0] * images.shape[2] * images.shape[3]
+    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    squares = total.clone()
+    for chunk in images.split(1000):
+        values = chunk.to(torch.int32)
+        total += values.sum(dim=(0, 2, 3))
+        squares += values.square_().sum(dim=(0, 2, 3))
+    mean = total.double() / pixels
+    std = (squares.double() / pixels - mean.square()).sqrt()
+    return (mean / 255).float(), (std / 255).float()
+
+
+def _checksum(*splits):
+    digest = hashlib.sha256()
+    for split in splits:
+        for tensor in (split.images, split.labels):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()
