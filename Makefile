@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup book html test lint sync clean
+
+PYTHON ?= python3
+PROFILE ?= quick
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PROFILE=smoke|quick|gpu|paper chooses the scale (default quick), PYTHON=python3.12 the interpreter."
+
+setup: $(READY)  ## the virtual environment in .venv, with everything installed
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than Python 3.10; choose another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.txt -e .
+	@touch $@
+
+book: $(READY)  ## execute the notebooks that changed, then build the book
+	$(BIN)/python -m stkd_utils notebooks --profile $(PROFILE)
+	@$(BIN)/python book/build.py --profile $(PROFILE)
+
+html: $(READY)  ## build the book from the notebooks as last executed
+	@$(BIN)/python book/build.py --profile $(PROFILE)
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff over package, notebooks, book and tests
+	$(BIN)/ruff check .
+
+sync: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, after editing the .py files
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/[0-9]*.py
+
+clean:  ## remove everything that was built; .venv stays
+	rm -rf _build dist .pytest_cache .ruff_cache .hypothesis
