@@ -20,8 +20,8 @@ __all__ = [
 class Dataset:
     """A data set ready for training: three disjoint splits and what belongs to them.
 
-    ``mean`` and ``std`` (C,), on the scale 0..1, are those of the whole train part (train and validation, before limits).
-    ``checksum`` is the SHA-256 of the three splits as they are here: two runs with equal checksums saw the same pixels.
+    ``mean`` and ``std`` (C,), on the scale 0..1, are those of the whole train part (train and validation, before
+    limits). ``checksum`` is the SHA-256 of the three splits as they are here: equal checksums, equal pixels and labels.
     """
 
     name: str
@@ -63,9 +63,9 @@ def load(
 ):
     """A `Dataset`: the official (or, for digits, fixed) test split, the rest divided into train and validation.
 
-    Division and limits (number of images kept) are stratified by class and seeded by ``split_seed``; the test split and its
-    limit never depend on it. ``download`` fetches absent files. Raises `DataError`: unknown name,
-    impossible fraction or limit, or files that are absent (`DataNotFound`) or damaged (`DataDamaged`). Introduced in notebook 01.
+    Division and limits (number of images kept) are stratified by class and seeded by ``split_seed``; the test split and
+    its limit never depend on it. ``download`` fetches what is absent or damaged. Raises `DataError`: unknown name,
+    impossible fraction or limit, files absent (`DataNotFound`) or damaged (`DataDamaged`). Introduced in notebook 01.
     """
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction is at least 0 and below 1; got {val_fraction!r}.")
@@ -93,7 +93,7 @@ def _limited(split, limit, what, generator):
 
 
 def _statistics(images):
-    """Mean and standard deviation per channel on the scale 0..1, from exact integer sums (the same on every machine)."""
+    """Mean and standard deviation per channel on the scale 0..1, from exact integer sums: the same everywhere."""
     pixels = images.shape[0] * images.shape[2] * images.shape[3]
     total = torch.zeros(images.shape[1], dtype=torch.int64)
     squares = total.clone()

@@ -27,8 +27,8 @@ class Split:
 def batches(split, batch_size, generator=None):
     """Iterator of (images uint8 (B, C, H, W), labels int64 (B,)) that passes once over ``split``.
 
-    In the order of the split, or shuffled by ``generator`` (a CPU generator). A shuffled pass is for training, so a last
-    batch of a single image is left out: batch normalisation cannot use it.
+    In the order of the split, or shuffled by ``generator`` (a CPU generator). A shuffled pass is for training, so a
+    last batch of a single image is left out: batch normalisation cannot use it.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1; got {batch_size!r}.")
@@ -45,7 +45,7 @@ def batches(split, batch_size, generator=None):
 def stratified(labels, count, generator):
     """Positions, ascending, of ``count`` random items whose classes have the same shares as ``labels`` (N,).
 
-    Each class gets its exact share rounded down or up; which classes are rounded up is decided by fraction, then by chance.
+    Each class gets its exact share rounded down or up: up where the fraction is largest, ties decided by chance.
     """
     sizes = torch.bincount(labels)
     quota = sizes * count
