@@ -41,8 +41,8 @@ class _Moves:
 def normalise(images, mean, std):
     """Images with mean 0 and standard deviation 1 per channel, float32.
 
-    Shape: ``images`` uint8 (or float on the scale 0..255) (N, C, H, W) -> (N, C, H, W); ``mean`` and ``std`` (C,) belong
-    to the scale 0..1, as `stkd_utils.data.Dataset` carries them. The input stays as it is. Introduced in notebook 02.
+    Shape: ``images`` uint8 (or float on the scale 0..255) (N, C, H, W) -> (N, C, H, W); ``mean`` and ``std`` (C,)
+    belong to the scale 0..1, as in `stkd_utils.data.Dataset`. The input stays as it is. Introduced in notebook 02.
     """
     mean, std = (value.to(images.device, torch.float32).view(-1, 1, 1) for value in (mean, std))
     return images.to(torch.float32, copy=True).mul_(1 / (255 * std)).sub_(mean / std)
@@ -51,11 +51,11 @@ def normalise(images, mean, std):
 def augment(images, augmentation, mean, std, generator):
     """Normalised random views of ``images``, float32; each image gets its own.
 
-    Shape: ``images`` uint8 (N, C, H, W) -> (N, C, H, W), on the device of ``images``, in the default memory format. Crop,
-    flip and rotation (in this order) are one lookup, so pixels are interpolated once at most: exact copies without
-    rotation, bilinear with it. What comes from outside the image is black before normalising. All random numbers come
-    from ``generator``, a CPU generator, so that every device gets the same views; as many are drawn per image whatever
-    is switched on. Introduced in notebook 02.
+    Shape: ``images`` uint8 (N, C, H, W) -> (N, C, H, W), on the device of ``images``, in the default memory format.
+    Crop, flip and rotation (in this order) are one lookup, so pixels are interpolated once at most: exact copies
+    without rotation, bilinear with it. What comes from outside the image is black before normalising. All random
+    numbers come from ``generator``, a CPU generator, so that every device gets the same views; as many are drawn per
+    image whatever is switched on. Introduced in notebook 02.
     """
     if augmentation == Augmentation():
         return normalise(images, mean, std)
