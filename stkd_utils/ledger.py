@@ -1,0 +1,202 @@
+"""The ledger: a validated record per run, the recorded executions of the notebooks, and the paper's own numbers."""
+
+import html
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from .ledger_files import LedgerError, append_lines, check, dump, load_lines, own_folder, parse, replace
+from .receipt import ENERGY, MASS, duration, quantity
+
+__all__ = [
+    "LedgerError", "PriceTag", "append", "append_executions", "executions", "folder", "load", "paper", "paper_table",
+    "price_tag", "read", "table", "write",
+]  # fmt: skip
+
+COLUMNS = (
+    "id", "experiment", "dataset", "model", "method", "tau_policy", "tau", "seed", "profile",
+    "val_accuracy", "test_accuracy", "val_accuracy_chosen", "test_accuracy_chosen",
+    "seconds", "energy_kwh", "energy_how", "co2e_g", "flops_forward", "flops_forward_backward", "parameters",
+    "device", "cpu", "gpu", "code",
+)  # fmt: skip
+EXECUTION = ("notebook", "profile", "seconds", "energy_kwh", "how", "co2e_g", "hardware", "date", "code")
+
+
+def folder(argument=None):
+    """Folder of the ledger: ``argument``, else $STKD_LEDGER, else the one that comes with the code."""
+    given = argument or os.environ.get("STKD_LEDGER")
+    return Path(given) if given else own_folder()
+
+
+def write(record, path):
+    """Write the record of one run to ``path`` as JSON, whole or not at all. Raises `LedgerError` for one not valid."""
+    check(record)
+    replace(path, dump(record, indent=1) + b"\n")
+
+
+def read(path):
+    """The record in the file ``path``, a dict. Raises `LedgerError`, also for a file that cannot be read."""
+    try:
+        record = parse(Path(path).read_bytes())
+        check(record)
+    except OSError as error:
+        raise LedgerError(f"{path}: {error.strerror}.") from error
+    except LedgerError as error:
+        raise LedgerError(f"{path}: {error} Delete this file to repeat the run.") from error
+    return record
+
+
+def append(records, path=None):
+    """Number of ``records`` added to ``path`` (runs.jsonl of `folder`); those whose id is there already are skipped.
+
+    One writer at a time, all or nothing. Raises `LedgerError` when a record is not valid.
+    """
+    return append_lines(list(records), path or folder() / "runs.jsonl", "record", _run_id)
+
+
+def load(path=None):
+    """The valid records in ``path`` (runs.jsonl of `folder`) and a sentence per damaged line: (records, problems)."""
+    return load_lines(path or folder() / "runs.jsonl", "record", _run_id)
+
+
+def table(records=None):
+    """One row a run, as a DataFrame with the columns `COLUMNS`; accuracies are fractions, the cost is that of training.
+
+    ``records``: a list of records, or what `load` takes; damaged lines then become warnings. ``tau`` is empty unless
+    fixed; energy that was not seen is empty; ``code`` is the digest of the package. Introduced in notebook 02.
+    """
+    if records is None or isinstance(records, (str, os.PathLike)):
+        records = _warned(load(records))
+    return _frame([_row(record) for record in records], COLUMNS)
+
+
+def append_executions(rows, path=None):
+    """Number of notebook executions added to ``path`` (notebooks.jsonl of `folder`), each once.
+
+    A row is a dict with the keys `EXECUTION` (``name`` may stand for ``notebook``); other keys are left out, and so are
+    rows without ``seconds``, which were not executed. ``hardware`` and ``code`` are dicts as in a record.
+    """
+    rows = [{"notebook": row.get("name"), **row} for row in rows if "seconds" in row]
+    kept = [{key: row[key] for key in EXECUTION if key in row} for row in rows]
+    return append_lines(kept, path or folder() / "notebooks.jsonl", "execution", _execution_id)
+
+
+def executions(path=None):
+    """One row a recorded execution of a notebook, oldest first, as a DataFrame with the columns `EXECUTION`.
+
+    ``hardware`` is a phrase, ``code`` the digest of the package, ``seconds`` wall time. Damaged lines become warnings.
+    """
+    rows = _warned(load_lines(path or folder() / "notebooks.jsonl", "execution", _execution_id))
+    plain = [{**row, "hardware": _machine(row["hardware"]), "code": row["code"]["digest"]} for row in rows]
+    return _frame(sorted(plain, key=lambda row: row["date"]), EXECUTION)
+
+
+@dataclass(frozen=True)
+class PriceTag:
+    """What one execution of a notebook cost: a paragraph in a notebook and on a terminal."""
+
+    notebook: str
+    profile: str
+    cost: str
+
+    def __str__(self):
+        return f"Price of {self.notebook} with profile {self.profile}: {self.cost}."
+
+    def _repr_html_(self):
+        return f'<p class="price-tag">{html.escape(str(self))}</p>'
+
+
+def price_tag(notebook, profile, path=None):
+    """The `PriceTag` by the newest recorded execution of ``notebook`` with ``profile``; says so where there is none."""
+    rows = executions(path)
+    rows = rows[(rows.notebook == notebook) & (rows.profile == profile)]
+    return PriceTag(notebook, profile, "not recorded yet" if rows.empty else _price(rows.iloc[-1]))
+
+
+def paper(table="Table 4"):
+    """The paper's numbers as printed, one a row: a tidy DataFrame; every row names its source.
+
+    ``table`` None gives all. ``origin`` tells "paper" (printed there) from "figure" (measured in a picture),
+    "repository" (the authors' stored outputs) and "computed". Raises `LedgerError` for a table that is not there.
+    """
+    file = folder() / "paper.csv"
+    rows = pd.read_csv(file if file.exists() else own_folder() / "paper.csv", keep_default_na=False)
+    if table is None:
+        return rows
+    if table not in set(rows.table):
+        raise LedgerError(f"There is no '{table}' in paper.csv; there are {', '.join(rows.table.unique())}.")
+    return rows[rows.table == table].reset_index(drop=True)
+
+
+def paper_table(dataset):
+    """The block of the paper's Table 4 for ``dataset``, one row per loss and method, as a DataFrame.
+
+    Columns: loss, method ("tuned" or "ours"), accuracy (``map50`` for VOC) and its spread as fractions, gflops_millions
+    (10^6 GFLOPs), energy_kwh, co2e_g. ``dataset`` as in the paper or as in `data.names`. Introduced in notebook 01.
+    """
+    rows = paper("Table 4")
+    block = rows[rows.dataset.map(_plain) == _plain(dataset)]
+    if block.empty:
+        raise LedgerError(f"Table 4 has no block '{dataset}'; it has {', '.join(rows.dataset.unique())}.")
+    wide = block.pivot(index=["loss", "method"], columns="metric", values="value").reset_index()
+    score = "map50" if "map50" in wide else "accuracy"
+    wide[[score, "spread"]] = (wide[[score, f"{score}_spread"]] / 100).round(6)
+    order = block.drop_duplicates(["loss", "method"])[["loss", "method"]]
+    wide = order.merge(wide)[["loss", "method", score, "spread", "gflops_millions", "energy_kwh", "co2e_g"]]
+    return wide.rename_axis(columns=None)
+
+
+def _run_id(record):
+    return record["id"]
+
+
+def _execution_id(row):
+    return " ".join((row["notebook"], row["profile"], row["date"]))
+
+
+def _warned(loaded):
+    rows, problems = loaded
+    for problem in problems:
+        warnings.warn(f"The ledger has a damaged {problem}", stacklevel=3)
+    return rows
+
+
+def _frame(rows, columns):
+    """A DataFrame in which what is not known is NaN, also where nothing of a column is known."""
+    unknown = {key: float for key in ("tau", "energy_kwh", "co2e_g") if key in columns}
+    return pd.DataFrame(rows, columns=columns).astype(unknown)
+
+
+def _row(record):
+    asked, cost, compute, machine = (record[key] for key in ("asked", "cost", "compute", "hardware"))
+    train, last, chosen = cost["train"], record["result"]["last"], record["result"]["chosen"]
+    sources = record, asked, last, train, compute, machine
+    row = {key: value for source in sources for key, value in source.items() if key in COLUMNS}
+    return row | {
+        "tau": asked.get("tau"),
+        "val_accuracy_chosen": chosen["val_accuracy"],
+        "test_accuracy_chosen": chosen["test_accuracy"],
+        "energy_how": train["how"],
+        "code": record["code"]["digest"],
+    }
+
+
+def _machine(hardware):
+    return f"{hardware['gpu'] or hardware['cpu'] or 'unknown processor'}, {hardware['threads']} CPU threads"
+
+
+def _price(row):
+    seen = pd.notna(row.energy_kwh)
+    energy = (
+        f"{quantity(row.energy_kwh, ENERGY)} ({row.how}), {quantity(row.co2e_g, MASS)}" if seen else "energy not seen"
+    )
+    return f"{duration(row.seconds)}, {energy}; recorded {row.date[:10]} on {row.hardware}"
+
+
+def _plain(name):
+    """Spellings of a data set that mean the same: "CIFAR-100", "cifar100"."""
+    plain = "".join(letter for letter in name.lower() if letter.isalnum())
+    return {"voc": "pascalvoc", "voc2007": "pascalvoc", "tiny": "tinyimagenet"}.get(plain, plain)
