@@ -21,8 +21,8 @@ class Policy:
     """Base of all temperature policies. Introduced in notebook 04.
 
     A subclass with a ``name`` can be built by that name. Its constructor takes the values of ``parameters`` in their
-    order, then ``seed``, and keeps them as public attributes, by which `load_state_dict` recognises the policy; ``_next``
-    returns one temperature and takes random numbers from ``self._generator`` only.
+    order, then ``seed``, and keeps them as public attributes, by which `load_state_dict` knows the policy again;
+    ``_next`` returns one temperature and takes random numbers from ``self._generator`` only.
 
     Attributes
     ----------
