@@ -37,8 +37,8 @@ class NotebookError(RuntimeError):
 class Report:
     """What one execution did: ``profile`` and one dict per notebook of the table of contents.
 
-    A dict has name, profile, status ("executed", "skipped", "stale", "missing", "failed") and, where there is an
-    executed copy, its hash, seconds, energy_kwh, how, co2e_g, date, code and hardware, all of the day it was executed.
+    A dict has name, profile, status ("executed", "skipped", "failed", or without having been asked "current", "stale",
+    "missing") and, where there is an executed copy, its hash, seconds, energy_kwh, how, co2e_g, date, code and hardware, all of the day it was executed.
     """
 
     profile: str
@@ -59,7 +59,8 @@ def _figures(row):
         return row["status"]
     energy = "energy not seen" if row["energy_kwh"] is None else f"{quantity(row['energy_kwh'], ENERGY)} {row['how']}"
     grams = "" if row["co2e_g"] is None else f"  {quantity(row['co2e_g'], MASS)}"
-    when = "executed" if row["status"] == "executed" else f"{row['status']}, executed {row['date'][:10]}"
+    status = "" if row["status"] in ("executed", "current") else f"{row['status']}, "
+    when = f"{status}executed {row['date'][:10]}"
     return f"{duration(row['seconds']):>12}  {energy}{grams}  ({when})"
 
 
@@ -163,7 +164,7 @@ class _Job:
 
     def row(self, status=None):
         saved = self.saved()
-        present = ("skipped" if self.fresh() else "stale") if saved else "missing"
+        present = ("current" if self.fresh() else "stale") if saved else "missing"
         return {"name": self.name, "profile": self.profile, "status": status or present, **saved}
 
     def run(self, runs):
@@ -227,7 +228,7 @@ class _Deadline:
 
 def _kernel(variables):
     """Kernel manager of this very Python: a kernel registered by that name may belong to another environment."""
-    arguments = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    arguments = [sys.executable, "-m", "ipykernel_launcher", "--log-level=40", "-f", "{connection_file}"]
 
     class ThisPython(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=arguments, display_name="Python 3", language="python", env=variables)
@@ -242,7 +243,7 @@ def _hash(path, profile, given, root):
     digest.update(json.dumps([cells, profile, given, environment.packages()], sort_keys=True).encode())
     ledger = Path(os.environ.get("STKD_LEDGER") or root / "book" / "ledger")
     source = [file for file in environment.PACKAGE.rglob("*") if file.suffix in {".py", ".json"}]
-    data = [file for file in ledger.glob("*") if file.is_file()]
+    data = [file for file in ledger.glob("*") if file.suffix in {".jsonl", ".csv"}]
     for file in sorted(set(source) - {environment.PACKAGE / name for name in NOT_READ}) + sorted(data):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -89,7 +89,7 @@ def test_executes_on_copies_in_this_python_and_reports(book, capsys):
     assert first["seconds"] > 0 and first["hash"] and first["date"] and first["hardware"]["cores"]
     assert (second["energy_kwh"], second["how"]) == (None, "not seen")
     printed = capsys.readouterr().out
-    assert "2.00 Wh modelled  890 mg CO₂e  (executed)" in printed and "energy not seen  (executed)" in printed
+    assert "2.00 Wh modelled  890 mg CO₂e  (executed 20" in printed and "energy not seen  (executed 20" in printed
 
     again = execute(book)
     assert statuses(again) == ["skipped", "skipped"]
@@ -104,9 +104,9 @@ def test_a_failing_cell_fails_and_leaves_nothing_in_the_book(book):
         execute(book)
     message = str(caught.value)
     assert "01_first: code cell 3 of 3 failed" in message and "tau is missing" in message and "Traceback" in message
-    assert present(book) == ["missing", "skipped"], "neither the failed run nor the older copy is shown"
+    assert present(book) == ["missing", "current"], "neither the failed run nor the older copy is shown"
     report = json.loads((book / "_build" / "executed" / "smoke" / "report.json").read_text())
-    assert [row["status"] for row in report["notebooks"]] == ["failed", "skipped"]
+    assert [row["status"] for row in report["notebooks"]] == ["failed", "current"]
 
 
 def test_a_notebook_that_takes_too_long_is_stopped(book, monkeypatch):
@@ -133,7 +133,7 @@ def test_a_killed_execution_leaves_no_older_copy_behind(book, root):
     variables = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", code, str(book)], env=variables, capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    assert present(book) == ["missing", "skipped"]
+    assert present(book) == ["missing", "current"]
 
 
 def test_an_unknown_parameter_profile_or_notebook_is_an_error_before_anything_runs(book):
@@ -159,7 +159,7 @@ def test_parameters_that_equal_the_defaults_are_not_injected(book):
 @pytest.mark.parametrize("change", ["notebook", "package", "experiment", "ledger", "versions"])
 def test_freshness_sees_every_change(book, monkeypatch, change):
     pretend_executed(book)
-    assert present(book) == ["skipped", "skipped"]
+    assert present(book) == ["current", "current"]
     if change == "notebook":
         write(book / "notebooks" / "01_first.ipynb", "print('changed')")
     elif change == "versions":
@@ -167,7 +167,7 @@ def test_freshness_sees_every_change(book, monkeypatch, change):
     else:
         names = {"package": "module.py", "experiment": "experiments/one.json", "ledger": "../book/ledger/runs.jsonl"}
         (environment.PACKAGE / names[change]).write_text('{"changed": 1}\n')
-    assert present(book) == ["stale", "skipped" if change == "notebook" else "stale"]
+    assert present(book) == ["stale", "current" if change == "notebook" else "stale"]
 
 
 def test_freshness_ignores_what_does_not_matter(book):
@@ -180,10 +180,10 @@ def test_freshness_ignores_what_does_not_matter(book):
     notebook.cells[-1].id = "another"
     nbformat.write(notebook, path)
     (environment.PACKAGE / "notebooks.py").write_text("# the runner\n")
-    assert present(book) == ["skipped", "skipped"]
+    assert present(book) == ["current", "current"]
 
 
 def test_profiles_are_kept_apart(book):
     pretend_executed(book, "quick")
-    assert present(book, "quick") == ["skipped", "skipped"]
+    assert present(book, "quick") == ["current", "current"]
     assert present(book, "smoke") == ["missing", "missing"]
