@@ -12,12 +12,15 @@ from typing import Any
 ENERGY = ((1, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"), (1e-9, "µWh"))
 MASS = ((1e3, "kg CO₂e"), (1, "g CO₂e"), (1e-3, "mg CO₂e"), (1e-6, "µg CO₂e"))
 TIME = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
-HEAD = ("", "Amount", "How it is known")
+HEAD = ("Item", "Amount", "How it is known")
 
 TABLE = "border-collapse:collapse;color:inherit;background:transparent;table-layout:auto;max-width:100%;margin:0.5em 0"
-CELL = "padding:0.25em 0.75em;vertical-align:top;border-bottom:1px solid rgba(128,128,128,0.4);"
+CAPTION = "caption-side:top;text-align:left;color:inherit;font-weight:bold"
+CELL = "padding:0.25em 0.5em;vertical-align:top;border-bottom:1px solid rgba(128,128,128,0.4);"
 LEFT = CELL + "text-align:left"
+TEXT = LEFT + ";overflow-wrap:anywhere;width:60%"
 RIGHT = CELL + "text-align:right;white-space:nowrap"
+ALIGN = (LEFT, RIGHT, TEXT)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Receipt:
         yield "Wall time", duration(cost.seconds), "by this process's clock"
         for component, reading in cost.components.items():
             yield f"{component.upper()} energy", _energy(reading.kwh), _how(reading)
-        yield "Energy, sum of what was seen", _energy(cost.energy_kwh), cost.how
+        how = "nothing was seen" if cost.energy_kwh is None else f"{cost.how}; the sum of what was seen"
+        yield "Total energy", _energy(cost.energy_kwh), how
         yield "PUE", quantity(cost.pue, ((1, ""),)), "factor of the data centre; not in the energies above"
         grid = cost.intensity
         yield "Carbon intensity", quantity(grid.g_per_kwh, ((1, "g/kWh"),)), f"{grid.source}; date: {grid.date}"
@@ -41,11 +45,14 @@ class Receipt:
         yield "Emissions", grams, "energy × PUE × intensity"
 
     def _repr_html_(self):
-        lines = [f'<table class="receipt" style="{TABLE}">', f"<caption>{html.escape(self.title)}</caption>"]
-        head = "".join(f'<th scope="col" style="{LEFT}">{text or "Item"}</th>' for text in HEAD)
+        lines = [
+            f'<table class="receipt" style="{TABLE}">',
+            f'<caption style="{CAPTION}">{html.escape(self.title)}</caption>',
+        ]
+        head = "".join(f'<th scope="col" style="{style}">{text}</th>' for text, style in zip(HEAD, ALIGN, strict=True))
         lines += [f"<thead><tr>{head}</tr></thead>", "<tbody>"]
         for what, amount, how in (map(html.escape, row) for row in self.rows()):
-            cells = f'<td style="{RIGHT}">{amount}</td><td style="{LEFT}">{how}</td>'
+            cells = f'<td style="{RIGHT}">{amount}</td><td style="{TEXT}">{how}</td>'
             lines.append(f'<tr><th scope="row" style="{LEFT}">{what}</th>{cells}</tr>')
         return "\n".join([*lines, "</tbody>", "</table>"])
 
