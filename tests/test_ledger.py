@@ -101,6 +101,9 @@ def test_a_record_comes_back_as_it_was_written(here):
         ({"asked__nested": {"a": 1}}, "asked.nested", "not a JSON string"),
         ({"finished": "yesterday"}, "finished", "does not match"),
         ({"finished": "2025-01-02T03:04:05+06:00"}, "finished", "does not match"),
+        ({"hardware__memory_gib": math.nan}, "hardware.memory_gib", "nan, not a JSON number"),
+        ({"asked__lr": math.inf}, "asked.lr", "inf, not a JSON"),
+        ({"hardware__gpus": 1}, "hardware", "'gpus' was unexpected"),
         ({"surprise": 1}, "", "'surprise' was unexpected"),
     ],
 )
@@ -239,6 +242,7 @@ def test_the_table_has_one_row_a_run():
     }  # fmt: skip
     assert math.isnan(second["tau"]) and math.isnan(second["energy_kwh"]) and second["energy_how"] == "not seen"
     assert table.energy_kwh.sum() == 0.001
+    assert math.isnan(ledger.table([base]).energy_kwh.mean())  # a column in which nothing is known can be averaged, too
 
 
 def test_the_table_of_nothing_has_its_columns():
