@@ -34,8 +34,9 @@ test: $(READY)  ## all tests
 lint: $(READY)  ## ruff over package, notebooks, book and tests
 	$(BIN)/ruff check .
 
-sync: $(READY)  ## notebooks/*.py -> notebooks/*.ipynb, after editing the .py files
+sync: $(READY)  ## carry notebooks/*.py to *.ipynb, the finding to the README, and the address everywhere
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/[0-9]*.py
+	$(BIN)/python book/sync.py
 
 clean:  ## remove everything that was built; .venv stays
 	rm -rf _build dist .pytest_cache .ruff_cache .hypothesis

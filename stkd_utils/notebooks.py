@@ -38,7 +38,8 @@ class Report:
     """What one execution did: ``profile`` and one dict per notebook of the table of contents.
 
     A dict has name, profile, status ("executed", "skipped", "failed", or without having been asked "current", "stale",
-    "missing") and, where there is an executed copy, its hash, seconds, energy_kwh, how, co2e_g, date, code and hardware, all of the day it was executed.
+    "missing") and, where there is an executed copy, its hash, seconds, energy_kwh, how, co2e_g, date, code and
+    hardware, all of the day it was executed.
     """
 
     profile: str
@@ -82,7 +83,7 @@ def _pages(node):
         return [page for entry in node for page in _pages(entry)]
     if not isinstance(node, dict):
         return []
-    own = [node["file"].removesuffix(".ipynb")] if "file" in node else []
+    own = [node[key].removesuffix(".ipynb") for key in ("root", "file") if key in node]
     return own + [page for value in node.values() for page in _pages(value)]
 
 

@@ -1,5 +1,7 @@
 """Fixtures of all tests. What is specific to one file lives in that file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,3 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def root():
     """The folder of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory):
+    """Folder of the built pages: what `make book` left when that is up to date, else a book of the smoke profile."""
+    import build
+
+    own = ROOT / "_build" / "html"
+    if build.is_current(own):
+        return own
+    subprocess.run([sys.executable, "-m", "stkd_utils", "notebooks", "--profile", "smoke"], cwd=ROOT, check=True)
+    return build.build("smoke", into=tmp_path_factory.mktemp("book"))

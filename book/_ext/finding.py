@@ -124,8 +124,9 @@ def paper(_executed=None):
     lines = []
     for dataset in ledger.paper().dataset.unique():
         for loss, method, metric, spread, *cost in ledger.paper_table(dataset).itertuples(index=False):
+            gflops, kwh, grams = cost
             reached = f"{100 * metric:.2f} ± {100 * spread:.2f}"
-            lines.append([dataset, loss, method, reached, *(f"{value:g}" for value in cost)])
+            lines.append([dataset, loss, method, reached, f"{gflops:g}", f"{kwh:.2f}", f"{grams:.2f}"])
     return _markdown(["Data", "Loss", "Method", "Accuracy or mAP, %", "10⁶ GFLOPs", "kWh", "g CO₂e"], lines)
 
 
@@ -136,7 +137,8 @@ def made(executed):
     for row in report.notebooks:
         energy = _energy(row["energy_kwh"]) + ("" if row["energy_kwh"] is None else f", {row['how']}")
         grams = "not seen" if row["co2e_g"] is None else quantity(row["co2e_g"], MASS)
-        lines.append([row["name"], duration(row["seconds"]), energy, grams, row["date"][:10]])
+        link = f"[{row['name']}](../notebooks/{row['name']}.ipynb)"
+        lines.append([link, duration(row["seconds"]), energy, grams, row["date"][:10]])
         machines.setdefault(json.dumps([row["hardware"], row["code"]], sort_keys=True), []).append(row)
     table = _markdown(["Notebook", "Time", "Energy", "CO₂e", "Executed"], lines)
     text = [f"Profile: **{executed.name}**.", "", table, ""]
@@ -159,7 +161,9 @@ def _energy(kwh):
 
 
 def _markdown(head, lines):
-    rows = [head, ["---"] * len(head), *lines]
+    columns = zip(*lines, strict=True)
+    numbers = [all(str(cell)[:1].isdigit() or cell in ("", "not seen") for cell in column) for column in columns]
+    rows = [head, ["---:" if number else "---" for number in numbers], *lines]
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
