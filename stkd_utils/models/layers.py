@@ -1,0 +1,29 @@
+"""What the networks of the zoo are made of."""
+
+from torch import nn
+
+SMALLEST = 4  # channels: below this a batch-normalised layer carries next to nothing
+
+
+def scaled(channels, width, multiple=1):
+    """A channel count times ``width``, rounded to a whole number of ``multiple``, never below ``SMALLEST``.
+
+    ``width`` 1 gives ``channels`` back wherever ``channels`` itself is a multiple of ``multiple``.
+    """
+    return max(SMALLEST, multiple * round(channels * width / multiple))
+
+
+def conv_bn(inputs, outputs, kernel=1, *, stride=1, padding=None, groups=1, bias=True):
+    """A convolution and its batch normalisation, as a list to unpack into an ``nn.Sequential``.
+
+    ``padding`` None keeps the size of the map at stride 1. A list and not a module, because the parameter names of
+    published checkpoints count these layers flat.
+    """
+    padding = kernel // 2 if padding is None else padding
+    conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=bias)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def conv_bn_relu(inputs, outputs, kernel=1, *, activation=nn.ReLU, **options):
+    """`conv_bn` followed by its activation (computed in place), as a list of three layers."""
+    return [*conv_bn(inputs, outputs, kernel, **options), activation(inplace=True)]

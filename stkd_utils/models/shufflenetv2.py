@@ -1,0 +1,71 @@
+"""ShuffleNetV2 for small images, the second student of the paper."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stkd_utils.models.layers import conv_bn, conv_bn_relu, scaled
+from stkd_utils.models.registry import register
+
+STAGES = ((116, 4), (232, 8), (464, 4))  # channels, blocks; the first block halves the map
+
+
+def interleave(left, right):
+    """Two maps (N, C, H, W) as one (N, 2C, H, W) whose channels alternate: left 0, right 0, left 1, right 1, ..."""
+    return F.channel_shuffle(torch.cat((left, right), dim=1), 2)
+
+
+class Unit(nn.Module):
+    """Half of the channels passes untouched, half is convolved, then both are interleaved: (N, C, H, W) -> same."""
+
+    def __init__(self, channels):
+        super().__init__()
+        half = channels // 2
+        self.residual = nn.Sequential(
+            *conv_bn_relu(half, half), *conv_bn(half, half, 3, groups=half), *conv_bn_relu(half, half)
+        )
+
+    def forward(self, x):
+        left, right = x.chunk(2, dim=1)
+        return interleave(left, self.residual(right))
+
+
+class DownUnit(nn.Module):
+    """Both branches see all channels and halve the map: (N, inputs, H, W) -> (N, outputs, H / 2, W / 2)."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        half = outputs // 2
+        self.residual = nn.Sequential(
+            *conv_bn_relu(inputs, inputs),
+            *conv_bn(inputs, inputs, 3, stride=2, groups=inputs),
+            *conv_bn_relu(inputs, half),
+        )
+        self.shortcut = nn.Sequential(*conv_bn(inputs, inputs, 3, stride=2, groups=inputs), *conv_bn_relu(inputs, half))
+
+    def forward(self, x):
+        return interleave(self.shortcut(x), self.residual(x))
+
+
+@register("shufflenetv2")
+class ShuffleNetV2(nn.Module):
+    """Logits of ShuffleNetV2 x1 with a stem of stride 1 and no max-pooling: (N, channels, H, W) -> (N, classes).
+
+    1,360,896 parameters for 100 classes. Ma et al. 2018. Introduced in notebook 02.
+    """
+
+    def __init__(self, classes, channels=3, width=1.0):
+        super().__init__()
+        inputs, last = scaled(24, width), scaled(1024, width)
+        self.pre = nn.Sequential(*conv_bn_relu(channels, inputs, 3))
+        for number, (outputs, blocks) in enumerate(STAGES, start=2):
+            outputs = scaled(outputs, width, multiple=2)
+            units = [Unit(outputs) for _ in range(blocks - 1)]
+            self.add_module(f"stage{number}", nn.Sequential(DownUnit(inputs, outputs), *units))
+            inputs = outputs
+        self.conv5 = nn.Sequential(*conv_bn_relu(inputs, last))
+        self.fc = nn.Linear(last, classes)
+
+    def forward(self, x):
+        x = self.stage4(self.stage3(self.stage2(self.pre(x))))
+        return self.fc(self.conv5(x).mean((2, 3)))
