@@ -1,0 +1,80 @@
+"""Ways of getting a student: which of its runs a way keeps, and what all of them cost together."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import carbon
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """One way of getting a student, carried out once per seed. Introduced in notebook 03.
+
+    A way may need several runs a seed, such as a grid of temperatures: it pays for all of them and keeps one.
+
+    Attributes
+    ----------
+    label : what tables and figures call it.
+    role : its look, a key of `plots.ROLES`.
+    records : the records of all runs that it needs, of all seeds.
+
+    Raises ValueError without a record, or when the seeds do not have equally many.
+    """
+
+    label: str
+    role: str
+    records: tuple
+
+    def __post_init__(self):
+        counts = {len(group) for group in self._by_seed().values()}
+        if len(counts) != 1:
+            found = ", ".join(f"seed {seed}: {len(group)}" for seed, group in self._by_seed().items()) or "none"
+            raise ValueError(f"'{self.label}' needs equally many runs of every seed, at least one; got {found}.")
+
+    @property
+    def seeds(self):
+        """The seeds, in rising order: the order of everything below that has one entry a seed."""
+        return list(self._by_seed())
+
+    @property
+    def runs(self):
+        """Number of runs that the way needs for one student."""
+        return len(self.records) // len(self.seeds)
+
+    def kept(self, epoch="last"):
+        """The record that each seed's procedure keeps, a list.
+
+        The run with the highest validation accuracy at the ``epoch`` that will be reported ("last" or "chosen"), then
+        the lowest validation loss, then the lowest tau. Nothing of the test split is looked at.
+        """
+        return [min(group, key=lambda record: _rank(record, epoch)) for group in self._by_seed().values()]
+
+    def accuracy(self, split="test", epoch="last"):
+        """Accuracy of the kept runs on ``split`` ("test" or "val"): an array of fractions, one a seed."""
+        return np.array([record["result"][epoch][f"{split}_accuracy"] for record in self.kept(epoch)])
+
+    def costs(self, intensity="world"):
+        """The `carbon.Cost` of training all runs of a seed, a list; kWh as recorded, grams at ``intensity``."""
+        return [sum(_cost(record, intensity) for record in group) for group in self._by_seed().values()]
+
+    def flops(self, backward=True):
+        """FLOPs of all runs of one seed: forward and backward passes, or forward only as the paper counts."""
+        key = "flops_forward_backward" if backward else "flops_forward"
+        return sum(record["compute"][key] for record in self.records) / len(self.seeds)
+
+    def _by_seed(self):
+        groups = {}
+        for record in sorted(self.records, key=lambda record: record["seed"]):
+            groups.setdefault(record["seed"], []).append(record)
+        return groups
+
+
+def _rank(record, epoch):
+    result = record["result"][epoch]
+    return -result["val_accuracy"], result["val_loss"], record["asked"].get("tau", 0)
+
+
+def _cost(record, intensity):
+    cost = carbon.Cost.from_dict(record["cost"]["train"])
+    return replace(cost, intensity=carbon.find_intensity(intensity))

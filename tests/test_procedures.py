@@ -1,0 +1,58 @@
+"""What a procedure keeps and what it costs, on records made by hand."""
+
+import pytest
+
+from stkd_utils import carbon
+from stkd_utils.procedures import Procedure
+
+
+def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
+    result = {"val_accuracy": val, "val_loss": loss, "test_accuracy": test}
+    reading = carbon.Reading(kwh, "modelled") if kwh is not None else carbon.Reading(None, "not seen")
+    return {
+        "seed": seed,
+        "asked": {"tau": tau},
+        "result": {"last": result, "chosen": result | {"val_accuracy": 1 - val}},
+        "cost": {"train": carbon.Cost(seconds, {"cpu": reading}).to_dict()},
+        "compute": {"flops_forward": 10, "flops_forward_backward": 30},
+    }
+
+
+GRID = Procedure("grid", "KD tuned tau", (
+    record(1, 2, val=0.8, loss=0.5, test=0.10),
+    record(0, 2, val=0.9, loss=0.5, test=0.20),
+    record(0, 4, val=0.9, loss=0.4, test=0.30),
+    record(1, 4, val=0.7, loss=0.1, test=0.90),
+))  # fmt: skip
+
+
+def test_each_seed_keeps_its_own_tau_by_validation_and_ties_go_to_the_lower_loss():
+    assert [kept["asked"]["tau"] for kept in GRID.kept()] == [4, 2]
+
+
+def test_trap_selection_on_the_test_split_the_best_test_accuracy_is_not_what_counts():
+    assert GRID.accuracy().tolist() == [0.30, 0.10]
+    assert GRID.accuracy("val").tolist() == [0.9, 0.8]
+
+
+def test_the_epoch_that_is_reported_is_the_one_that_decides():
+    assert [kept["asked"]["tau"] for kept in GRID.kept("chosen")] == [4, 4]
+
+
+def test_a_seed_pays_for_every_run_also_for_those_that_are_not_kept():
+    assert GRID.runs == 2
+    assert GRID.flops() == 60 and GRID.flops(backward=False) == 20
+    for cost in GRID.costs(100):
+        assert (cost.seconds, cost.energy_kwh, cost.how) == (4.0, 2e-3, "modelled")
+        assert cost.co2e_g == pytest.approx(0.2)
+
+
+def test_energy_that_was_not_seen_stays_not_seen():
+    alone = Procedure("alone", "no KD", (record(0, 2, 0.5, 0.5, 0.5, kwh=None),))
+    assert alone.costs()[0].energy_kwh is None and alone.costs()[0].seconds == 2.0
+
+
+@pytest.mark.parametrize("records", [(), GRID.records[:3]])
+def test_seeds_with_different_numbers_of_runs_cannot_be_compared(records):
+    with pytest.raises(ValueError, match="equally many"):
+        Procedure("grid", "KD tuned tau", records)
