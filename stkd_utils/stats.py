@@ -114,6 +114,22 @@ def equivalence(a, b, margin, level=0.05):
     return Equivalence(p, p < level, gap, margin)
 
 
+def seeds_needed(sd, half_width, confidence=0.95):
+    """Number of seeds with which an interval would be no wider than ± ``half_width``, if ``sd`` stays what it is.
+
+    ``sd``: standard deviation of single values (of single differences for paired ones), in the unit of ``half_width``.
+    At least 2. A planning figure: ``sd`` from few seeds is itself uncertain. Introduced in notebook 04.
+
+    Raises ValueError when ``sd`` is not finite and 0 or more, or ``half_width`` not above 0.
+    """
+    if not (0 <= sd < math.inf and 0 < half_width < math.inf):
+        raise ValueError(f"Planning needs a finite sd of at least 0 and a half-width above 0; got {sd}, {half_width}.")
+    n = max(2, math.ceil((stats.norm.ppf((1 + confidence) / 2) * sd / half_width) ** 2))
+    while stats.t.ppf((1 + confidence) / 2, n - 1) * sd / math.sqrt(n) > half_width:
+        n += 1
+    return n
+
+
 def _numbers(values):
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():

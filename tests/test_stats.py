@@ -113,3 +113,19 @@ def test_equivalence_says_what_it_shows():
 def test_a_margin_must_be_above_zero(margin):
     with pytest.raises(ValueError, match="^The margin of an equivalence must be"):
         stats.equivalence([0.9, 0.8], [0.9, 0.8], margin)
+
+
+def test_seeds_needed_is_the_first_number_that_is_enough():
+    for sd, half_width in ((0.004, 0.005), (0.02, 0.005), (0.001, 0.1)):
+        n = stats.seeds_needed(sd, half_width)
+
+        def width(n, sd=sd):
+            return scipy_stats.t.ppf(0.975, n - 1) * sd / math.sqrt(n)
+
+        assert width(n) <= half_width and (n == 2 or width(n - 1) > half_width)
+
+
+@pytest.mark.parametrize("sd, half_width", [(math.nan, 0.1), (-1, 0.1), (0.1, 0)])
+def test_planning_without_a_spread_is_refused(sd, half_width):
+    with pytest.raises(ValueError, match="Planning needs"):
+        stats.seeds_needed(sd, half_width)
