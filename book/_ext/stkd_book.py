@@ -16,6 +16,7 @@ IMAGES = "_build/figures"
 def setup(app):
     """Register with Sphinx; $STKD_BOOK_EXECUTED is the folder of executed notebooks that this build shows."""
     app.connect("source-read", read_source)
+    app.connect("html-page-context", tidy_scripts, priority=900)
     app.add_directive("ledger-table", LedgerTable)
     app.add_directive("ledger-figure", LedgerFigure)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -44,6 +45,16 @@ def read_source(app, docname, source):
     address = app.config.html_theme_options["repository_url"]
     slug = address.removeprefix("https://github.com/")
     source[0] = source[0].replace("{{ repository }}", address).replace("{{ slug }}", slug)
+
+
+def tidy_scripts(app, pagename, templatename, context, doctree):
+    """Load each script once, and none of Thebe, which Jupyter Book adds to every page with an address in a CDN."""
+    kept = {}
+    for script in context.get("script_files", []):
+        body = (getattr(script, "attributes", None) or {}).get("body") or ""
+        if "thebe" not in f"{getattr(script, 'filename', script)} {body}".lower():
+            kept.setdefault((getattr(script, "filename", script), body), script)
+    context["script_files"] = list(kept.values())
 
 
 class LedgerTable(SphinxDirective):
