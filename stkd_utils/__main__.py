@@ -19,7 +19,9 @@ def parser():
     one.add_argument("name", help="an experiment, such as digits/resnet18-mobilenetv2-stochastic")
     one.add_argument("--seed", type=int, default=0, metavar="N")
     one.add_argument("--profile", default="quick", metavar="P", help="smoke, quick (default), gpu or paper")
-    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting; may be repeated")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting; may be repeated"
+    )
     one.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
     one.add_argument("--intensity", default="world", help="gCO2e per kWh: a number or a name such as world, bangladesh")
     one.set_defaults(call=_run)
@@ -40,7 +42,7 @@ def parser():
 
 
 def main(arguments=None):
-    """Run one command and return its exit status: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
+    """Exit status of one command: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
     from . import carbon, checkpoint, data, experiments, ledger, training
 
     asked = parser().parse_args(arguments)
@@ -68,7 +70,8 @@ def _list(asked):
     print("\nprofiles")
     for name in experiments.profile_names():
         one = experiments.profile(name)
-        print(f"{name:7} {one.dataset}, seeds {len(one.seeds)}, grid of {len(one.taus)} temperatures; may claim {one.claims}")
+        scale = f"{one.dataset}, {len(one.seeds)} seeds, grid of {len(one.taus)} temperatures"
+        print(f"{name:7} {scale}; may claim {one.claims}")
 
 
 def _run(asked):
@@ -83,7 +86,8 @@ def _run(asked):
         print("This run was finished before; nothing was trained.")
     for epoch in ("last", "chosen"):
         row = result[epoch]
-        print(f"{epoch:6} epoch {row['epoch']}: test {100 * row['test_accuracy']:.2f} %, validation {100 * row['val_accuracy']:.2f} %")
+        accuracy = f"test {100 * row['test_accuracy']:.2f} %, validation {100 * row['val_accuracy']:.2f} %"
+        print(f"{epoch:6} epoch {row['epoch']}: {accuracy}")
     print(carbon.receipt(carbon.Cost.from_dict(done.record["cost"]["train"]), title=f"training, seed {asked.seed}"))
     print(done.folder / "record.json")
 

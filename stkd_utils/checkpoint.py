@@ -19,7 +19,8 @@ def previous(path):
 def save(state, path):
     """Write ``state`` (tensors, numbers, strings, lists, dicts) to ``path`` atomically; keep the one before beside it.
 
-    A kill at any moment leaves at least one whole checkpoint: the new file is complete on disk before it takes the name.
+    A kill at any moment leaves at least one whole checkpoint: the new file is complete on disk before it takes the
+    name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,10 +35,11 @@ def save(state, path):
 
 
 def load(path, device="cpu"):
-    """The newest readable checkpoint at ``path`` and a sentence about it: ``(state, note)``; ``(None, "")`` if there is none.
+    """``(state, note)``: the newest readable checkpoint at ``path`` and a remark; ``(None, "")`` without one.
 
-    Read with ``weights_only=True``: a checkpoint cannot run code. ``note`` is empty when the newest one was whole; a damaged
-    newest one is passed over for the one before, and the note says so. Raises CheckpointDamaged when none can be read.
+    Read with ``weights_only=True``: a checkpoint cannot run code. ``note`` is empty when the newest one was whole; a
+    damaged newest one is passed over for the one before, and the note says so. Raises CheckpointDamaged when none can
+    be read.
     """
     candidates = [candidate for candidate in (Path(path), previous(path)) if candidate.exists()]
     failures = []

@@ -12,7 +12,10 @@ PACKAGE = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "numpy", "carbontracker", "ptflops")
 
 # Source that changes how results look, not what they are: editing it does not make finished runs stale.
-NOT_RESULTS = {"__main__.py", "notebooks.py", "plots.py", "stats.py", "progress.py", "ledger.py", "execution.py"}
+NOT_RESULTS = {
+    "__main__.py", "notebooks.py", "plots.py", "slider.py", "stats.py", "progress.py", "receipt.py", "ledger.py",
+    "ledger_files.py", "record.schema.json", "experiments/profiles.json",
+}  # fmt: skip
 
 
 def check():
@@ -24,8 +27,8 @@ def check():
     except Exception as error:
         version = importlib.metadata.version("torchvision")
         raise RuntimeError(
-            f"torchvision {version} does not work with torch {torch.__version__} ({error}); install a pair that belongs "
-            "together with `pip install --upgrade --force-reinstall torch torchvision`."
+            f"torchvision {version} does not work with torch {torch.__version__} ({error}); install a pair that "
+            "belongs together with `pip install --upgrade --force-reinstall torch torchvision`."
         ) from error
 
 

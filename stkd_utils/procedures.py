@@ -70,6 +70,23 @@ class Procedure:
         return groups
 
 
+def recorded(records, experiment, profile, label, role):
+    """The `Procedure` that ``records`` hold of ``experiment`` at ``profile``, or None where they hold none of it.
+
+    Of equal seed and tau the latest record counts; temperatures that not every seed has are left out, so that a grid
+    which is still being filled can be read. Introduced in notebook 03.
+    """
+    here = [record for record in records if (record["experiment"], record["profile"]) == (experiment, profile)]
+    latest = {(record["seed"], record["asked"].get("tau")): record for record in sorted(here, key=_finished)}
+    seeds = {seed for seed, _ in latest}
+    whole = [record for (_, tau), record in latest.items() if all((seed, tau) in latest for seed in seeds)]
+    return Procedure(label, role, tuple(whole)) if whole else None
+
+
+def _finished(record):
+    return record["finished"]
+
+
 def _rank(record, epoch):
     result = record["result"][epoch]
     return -result["val_accuracy"], result["val_loss"], record["asked"].get("tau", 0)

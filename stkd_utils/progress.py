@@ -7,7 +7,7 @@ from tqdm.std import tqdm
 
 
 def mode(wanted=None):
-    """One of "bar", "lines", "none": ``wanted``, else $STKD_PROGRESS, else a bar in a terminal or notebook and lines elsewhere."""
+    """One of "bar", "lines", "none": ``wanted``, else $STKD_PROGRESS, else a bar where somebody watches."""
     chosen = wanted or os.environ.get("STKD_PROGRESS") or ("bar" if _watched() else "lines")
     if chosen not in ("bar", "lines", "none"):
         raise ValueError(f"Progress is 'bar', 'lines' or 'none'; got {chosen!r}.")
@@ -27,7 +27,9 @@ class Progress:
     def __call__(self, row):
         if self.mode == "bar":
             if self._bar is None:
-                self._bar = tqdm(total=self.epochs, initial=row["epoch"] - 1, desc=self.title, unit="epoch", leave=False)
+                self._bar = tqdm(
+                    total=self.epochs, initial=row["epoch"] - 1, desc=self.title, unit="epoch", leave=False
+                )
             self._bar.set_postfix_str(_numbers(row), refresh=False)
             self._bar.update()
         elif self.mode == "lines":

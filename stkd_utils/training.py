@@ -1,4 +1,4 @@
-"""The training loop: fit, evaluate, checkpoint, resume. One loop for teachers, students alone and distilled students."""
+"""The training loop: fit, evaluate, checkpoint, resume. One loop for teachers and for students, alone or distilled."""
 
 import math
 import time
@@ -39,8 +39,9 @@ class Supervised:
 class Distillation:
     """Learning from labels and from a frozen teacher, softened by one temperature a batch.
 
-    ``loss`` is a function like `losses.hinton`; ``policy`` a temperature policy: drawn once per batch, the value softens teacher
-    and student alike. The teacher runs in inference mode and never receives a gradient. Introduced in notebook 03.
+    ``loss`` is a function like `losses.hinton`; ``policy`` a temperature policy: drawn once per batch, the value
+    softens teacher and student alike. The teacher runs in inference mode and never receives a gradient. Introduced in
+    notebook 03.
     """
 
     teacher: torch.nn.Module
@@ -62,7 +63,7 @@ class Distillation:
 
 @torch.inference_mode()
 def evaluate(model, split, dataset, batch_size=512):
-    """Accuracy (fraction) and mean cross-entropy of ``model`` on one split, without augmentation: ``{"accuracy", "loss"}``.
+    """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
 
     The model's training mode is restored afterwards.
     """
@@ -81,8 +82,8 @@ def evaluate(model, split, dataset, batch_size=512):
 class Fit:
     """A training in progress: everything that a checkpoint has to hold besides model and optimiser.
 
-    ``history`` has one dict of numbers per epoch, ``timings`` the clock times that belong to it, ``chosen`` the epoch that
-    validation prefers with its weights (highest accuracy, then lowest loss).
+    ``history`` has one dict of numbers per epoch, ``timings`` the clock times that belong to it, ``chosen`` the epoch
+    that validation prefers with its weights (highest accuracy, then lowest loss).
     """
 
     history: list = field(default_factory=list)
@@ -103,9 +104,10 @@ class Fit:
 class Trainer:
     """Trains one model and can be stopped and continued at any moment.
 
-    ``objective`` gives the named loss terms (`Supervised`, `Distillation`); ``meter`` (a `carbon.Meter`) receives the blocks
-    "train" and "evaluate"; ``path`` is the checkpoint's file, written after an epoch when ``save_seconds`` have passed since the
-    last one. On one machine's CPU a run that was killed and continued has the same history, to the last digit, as one that was not.
+    ``objective`` gives the named loss terms (`Supervised`, `Distillation`); ``meter`` (a `carbon.Meter`) receives the
+    blocks "train" and "evaluate"; ``path`` is the checkpoint's file, written after an epoch when ``save_seconds``
+    have passed since the last one. On one machine's CPU a run that was killed and continued has the same history, to
+    the last digit, as one that was not.
     """
 
     def __init__(self, model, dataset, protocol, objective, *, seed, augmentation, meter, path=None, save_seconds=10.0):
@@ -153,7 +155,9 @@ class Trainer:
         self.model.train()
         for number, (images, labels) in enumerate(data.batches(split, protocol.batch_size, self.generators["order"])):
             lr = self._set_lr(epoch, number, count)
-            views = data.augment(images, self.augmentation, self.dataset.mean, self.dataset.std, self.generators["augment"])
+            views = data.augment(
+                images, self.augmentation, self.dataset.mean, self.dataset.std, self.generators["augment"]
+            )
             logits = self.model(views)
             terms = self.objective.terms(views, labels, logits)
             self.optimiser.zero_grad(set_to_none=True)
@@ -179,7 +183,7 @@ class Trainer:
         if broken:
             saved = "the last checkpoint is untouched" if self.path else "nothing was saved"
             raise Diverged(
-                f"Training stopped in epoch {epoch}: {', '.join(broken)} is not a finite number at learning rate {lr:g} "
+                f"Training stopped in epoch {epoch} at learning rate {lr:g}: NaN or Inf in {', '.join(broken)} "
                 f"({saved}); lower lr or soft_weight and start again."
             )
 

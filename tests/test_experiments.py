@@ -26,7 +26,10 @@ def test_every_experiment_file_is_valid_and_named_after_what_it_says(name):
 
 
 def test_digits_carry_the_same_names_as_cifar():
-    by_dataset = {d: {n.split("/")[1] for n in experiments.names() if n.startswith(f"{d}/")} for d in ("digits", "cifar10", "cifar100")}
+    by_dataset = {
+        d: {n.split("/")[1] for n in experiments.names() if n.startswith(f"{d}/")}
+        for d in ("digits", "cifar10", "cifar100")
+    }
     assert by_dataset["digits"] == by_dataset["cifar10"] == by_dataset["cifar100"]
 
 
@@ -40,8 +43,8 @@ def test_paper_profile_is_the_protocol_of_the_paper():
     asked = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", experiments.profile("paper").overrides)
     wanted = {
         "epochs": 100, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "milestones": [0.3, 0.6, 0.8],
-        "gamma": 0.2, "warmup_epochs": 1, "crop_padding": 4, "flip": True, "rotation_degrees": 15, "hard_weight": 0.05,
-        "soft_weight": 0.95, "tau_low": 2, "tau_high": 20, "width": 1,
+        "gamma": 0.2, "warmup_epochs": 1, "crop_padding": 4, "flip": True, "rotation_degrees": 15, "width": 1, "depth": 1,
+        "hard_weight": 0.05, "soft_weight": 0.95, "tau_low": 2, "tau_high": 20,
     }  # fmt: skip
     assert {key: asked[key] for key in wanted} == wanted
 
@@ -79,8 +82,9 @@ def test_trap_S3_temperature_of_a_base_experiment_is_an_error():
 
 @pytest.mark.parametrize(
     "key, value",
-    [("lr", "fast"), ("lr", -1), ("epochs", 0), ("epochs", 1.5), ("flip", 1), ("model", "resnet19"), ("tau_low", 0), ("batch_size", 1),
-     ("milestones", [0.8, 0.3]), ("dataset", "cifar"), ("tau_policy", "random"), ("soft_weight", float("nan")), ("width", True)],
+    [("lr", "fast"), ("lr", -1), ("epochs", 0), ("epochs", 1.5), ("flip", 1), ("model", "resnet19"),
+     ("tau_low", 0), ("batch_size", 1), ("milestones", [0.8, 0.3]), ("dataset", "cifar"), ("tau_policy", "random"),
+     ("soft_weight", float("nan")), ("width", True)],
 )  # fmt: skip
 def test_bad_value_names_key_and_value(key, value):
     message = broken(lambda one: one.update({key: value}))
@@ -132,7 +136,7 @@ def test_a_run_leaves_a_valid_record_and_its_files(done):
     names = {path.name for path in run.folder.iterdir()}
     assert {"record.json", "history.csv", "timings.csv", "taus.csv", "weights.pt"} <= names
     assert not any("checkpoint" in name for name in names)
-    assert run.record["tau"]["draws"] == len(run.taus) == 1
+    assert run.record["tau"]["draws"] == len(run.taus) == 64 / run.record["asked"]["batch_size"]
     assert 2 <= run.taus.tau.min() <= run.taus.tau.max() <= 20
     assert run.record["result"]["last"]["epoch"] == len(run.history) == 1
 
@@ -150,7 +154,10 @@ def test_equal_runs_give_equal_bytes_and_other_questions_other_ids(done, tmp_pat
     twin = experiments.run(STOCHASTIC, seed=1, runs=tmp_path, **TINY)
     assert (twin.folder / "history.csv").read_bytes() == (run.folder / "history.csv").read_bytes()
     assert twin.folder.name == run.folder.name
-    others = [experiments.run(STOCHASTIC, seed=2, runs=tmp_path, **TINY), experiments.run(STOCHASTIC, seed=1, runs=tmp_path, **{**TINY, "lr": 0.2})]
+    others = [
+        experiments.run(STOCHASTIC, seed=2, runs=tmp_path, **TINY),
+        experiments.run(STOCHASTIC, seed=1, runs=tmp_path, **{**TINY, "lr": 0.2}),
+    ]
     assert len({run.record["id"], *(other.record["id"] for other in others)}) == 3
 
 
@@ -196,3 +203,9 @@ def test_run_ids_do_not_depend_on_where_or_when(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_a_gpu_is_used_when_there_is_one(done):
     assert done[1].record["hardware"]["device"] == "cuda"
+
+
+def test_small_profiles_train_with_one_thread_and_give_the_others_back(done):
+    before = torch.get_num_threads()
+    assert done[1].record["hardware"]["threads"] == experiments.profile("quick").threads == 1
+    assert torch.get_num_threads() == before

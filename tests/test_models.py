@@ -128,7 +128,7 @@ def test_any_width_works_and_keeps_a_smallest_channel_count(name, width):
 
 
 @every_model
-@pytest.mark.parametrize("size", [{"classes": 0}, {"channels": 0}, {"width": 0.0}, {"width": -1.0}])
+@pytest.mark.parametrize("size", [{"classes": 0}, {"channels": 0}, {"width": 0.0}, {"width": -1.0}, {"depth": 0.0}])
 def test_a_size_that_is_not_positive_is_refused(name, size):
     with pytest.raises(ValueError, match="must be positive"):
         models.build(name, **{"classes": 10} | size)
@@ -157,7 +157,7 @@ def test_registering_adds_a_model_and_never_replaces_one(monkeypatch):
 
     @models.register("mean-pixel")
     class MeanPixel(nn.Module):
-        def __init__(self, classes, channels=3, width=1.0):
+        def __init__(self, classes, channels, width, depth):
             super().__init__()
             self.linear = nn.Linear(channels, classes)
 
@@ -276,3 +276,11 @@ def test_a_small_network_learns_a_batch_by_heart(name):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("name, blocks", [("resnet18", 4), ("mobilenetv2", 7), ("shufflenetv2", 4)])
+def test_quarter_depth_keeps_at_least_one_block_a_stage(name, blocks):
+    kinds = {"Block", "Bottleneck", "Unit", "DownUnit"}
+    model = models.build(name, 10, depth=0.25)
+    assert sum(type(module).__name__ in kinds for module in model.modules()) == blocks
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

@@ -121,7 +121,7 @@ def test_drawn_temperatures_change_what_is_learnt(digits):
     for tau in (2.0, 20.0):
         run = trainer(digits, distillation(temperature.Fixed(tau)))
         run.fit()
-        ends.append(run.model.fc.weight.detach().clone() if hasattr(run.model, "fc") else run.model.linear.weight.detach().clone())
+        ends.append(run.model.linear.weight.detach().clone())
     assert not torch.equal(*ends)
 
 
@@ -190,7 +190,7 @@ def test_a_loss_that_is_no_number_stops_with_a_clear_error_and_keeps_the_checkpo
         return {"hard": logits_s.sum() * 0, "soft": logits_s.square().mean() * factor}
 
     run = trainer(digits, distillation(temperature.Fixed(4.0), breaks), path=tmp_path / "c.pt")
-    with pytest.raises(Diverged, match="epoch 2: loss_soft is not a finite number.*lower lr"):
+    with pytest.raises(Diverged, match="stopped in epoch 2 .*NaN or Inf in .*loss_soft.*lower lr"):
         run.fit()
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
     assert len(saved["fit"]["history"]) == 1

@@ -1,7 +1,7 @@
 """Experiments as data: flat JSON files, validated, scaled by a profile, run once and recorded.
 
-``experiments.run("digits/resnet18-mobilenetv2-stochastic", seed=0, profile="quick")`` trains (its teacher first, if that has not
-been trained) and returns the record; asking again costs nothing.
+``experiments.run("digits/resnet18-mobilenetv2-stochastic", seed=0, profile="quick")`` trains (its teacher first, if
+that has not been trained) and returns the record; asking again costs nothing.
 """
 
 from .profiles import Profile, profile, profile_names

@@ -13,8 +13,10 @@ FILE = Path(__file__).with_name("profiles.json")
 class Profile:
     """One scale of the book.
 
-    ``dataset`` is what the notebooks use, ``seeds`` and ``taus`` their repetitions and grid, ``overrides`` the settings that
-    replace those of every experiment file, ``claims`` what results at this scale may say.
+    ``dataset`` is what the notebooks use, ``seeds`` and ``taus`` their repetitions and grid, ``overrides`` the
+    settings that replace those of every experiment file, ``threads`` how many a CPU trains with (None: all; networks
+    as small as those for digits are as fast with one, and not slowed by neighbours), ``claims`` what results at this
+    scale may say.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Profile:
     seeds: tuple
     taus: tuple
     overrides: dict
+    threads: int | None
     claims: str
 
 
@@ -36,4 +39,5 @@ def profile(name):
     if name not in profiles:
         raise ExperimentError(f"There is no profile '{name}'{_nearest(name, profiles)} Known: {', '.join(profiles)}.")
     fields = profiles[name]
-    return Profile(name, fields["dataset"], tuple(fields["seeds"]), tuple(fields["taus"]), fields["overrides"], fields["claims"])
+    lists = {key: tuple(fields.pop(key)) for key in ("seeds", "taus")}
+    return Profile(name, **lists, **fields)

@@ -3,6 +3,8 @@
 import hashlib
 from datetime import datetime, timezone
 
+import torch
+
 from .. import compute, environment
 from ..carbon import hardware
 
@@ -28,7 +30,7 @@ def record(head, dataset, model, objective, fit, result, meter, started):
         **head,
         "code": environment.code(),
         "packages": environment.packages(),
-        "hardware": {"device": dataset.train.images.device.type, **hardware()},
+        "hardware": {**hardware(), "device": dataset.train.images.device.type, "threads": torch.get_num_threads()},
         "data_checksum": dataset.checksum,
         "result": result,
         "history": fit.history,

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,7 @@ class Run:
 
     @property
     def taus(self):
-        """The temperatures drawn, one per batch, in order: a DataFrame with ``step`` and ``tau``; empty without a teacher."""
+        """The temperatures drawn, one per batch: a DataFrame with ``step`` and ``tau``; empty without a teacher."""
         return pd.read_csv(self.folder / "taus.csv")
 
     def model(self, epoch="chosen", device="cpu"):
@@ -49,10 +50,11 @@ def runs_folder(argument=None):
 def run(name, seed=0, profile="quick", *, runs=None, progress=None, intensity="world", save_seconds=10.0, **overrides):
     """The `Run` of experiment ``name`` with ``seed`` at the scale of ``profile``; trains only what is not there yet.
 
-    ``overrides`` replace settings (``tau=4``). A finished run is returned from its folder, an interrupted one continued; the
-    teacher is trained first if it has to be. ``progress`` is "bar", "lines" or "none"; ``intensity`` (g/kWh, a name or a
-    `carbon.Intensity`) is how energy becomes CO2e. Raises ExperimentError for settings that are not valid, data.DataNotFound
-    when the data set is not there, training.Diverged when the loss is no longer a number.
+    ``overrides`` replace settings (``tau=4``). A finished run is returned from its folder, an interrupted one
+    continued; the teacher is trained first if it has to be. ``progress`` is "bar", "lines" or "none"; ``intensity``
+    (g/kWh, a name or a `carbon.Intensity`) is how energy becomes CO2e. Raises ExperimentError for settings that are
+    not valid, data.DataNotFound when the data set is not there, training.Diverged when the loss is no longer a
+    number.
     """
     asked = settings.resolve(name, {**find_profile(profile).overrides, **overrides})
     teacher = _teacher(asked, profile, runs=runs, progress=progress, intensity=intensity, save_seconds=save_seconds)
@@ -64,9 +66,17 @@ def run(name, seed=0, profile="quick", *, runs=None, progress=None, intensity="w
         record_path = folder / "record.json"
         if record_path.exists():
             return Run(folder, ledger.read(record_path), new=False)
-        head = {"id": run_id, "experiment": name, "profile": profile, "seed": seed, "asked": asked, "asked_hash": asked_hash}
+        head = {
+            "id": run_id,
+            "experiment": name,
+            "profile": profile,
+            "seed": seed,
+            "asked": asked,
+            "asked_hash": asked_hash,
+        }
         head["teacher_id"] = teacher.record["id"] if teacher else None
-        record = _train(folder, head, teacher, intensity, progress, save_seconds)
+        with _threads(find_profile(profile).threads):
+            record = _train(folder, head, teacher, intensity, progress, save_seconds)
         ledger.write(record, record_path)
         checkpoint.remove(folder / "checkpoint.pt")
     return Run(folder, record, new=True)
@@ -75,7 +85,8 @@ def run(name, seed=0, profile="quick", *, runs=None, progress=None, intensity="w
 def sweep(name, *, seeds, profile="quick", progress=None, **grid):
     """Runs of ``name`` for every seed and every combination of the lists in ``grid`` (``tau=[2, 3]``), a list of `Run`.
 
-    Values that are not lists are the same for all. One line per combination says how far it is, unless progress is "none".
+    Values that are not lists are the same for all. One line per combination says how far it is, unless progress is
+    "none".
     """
     fixed = {key: value for key, value in grid.items() if not isinstance(value, (list, tuple))}
     varied = {key: value for key, value in grid.items() if key not in fixed}
@@ -98,11 +109,24 @@ def _line(name, point, runs):
     return f"{where}: {len(runs)} seeds, validation {100 * accuracy:.1f} %, {seconds:.1f} s of training{reused}"
 
 
+@contextmanager
+def _threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _teacher(asked, profile, **options):
     if asked["method"] == "base":
         return None
     if settings.load(asked["teacher"])["dataset"] != asked["dataset"]:
-        raise settings.ExperimentError(f"The teacher '{asked['teacher']}' was trained on other data than {asked['dataset']}; name one of {asked['dataset']}/…")
+        raise settings.ExperimentError(
+            f"The teacher '{asked['teacher']}' was trained on other data than {asked['dataset']}; "
+            f"name an experiment that begins with {asked['dataset']}/."
+        )
     same_data = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
     return run(asked["teacher"], asked["teacher_seed"], profile, **same_data, **options)
 
@@ -110,12 +134,16 @@ def _teacher(asked, profile, **options):
 @lru_cache(maxsize=2)
 def _dataset(name, root, device, val_fraction, train_limit, val_limit, test_limit):
     limits = {"train_limit": train_limit, "val_limit": val_limit, "test_limit": test_limit}
-    return data.load(name, root=root, device=device, val_fraction=val_fraction, **limits)
+    try:
+        return data.load(name, root=root, device=device, val_fraction=val_fraction, **limits)
+    except ValueError as error:
+        raise settings.ExperimentError(str(error)) from error
 
 
 def _network(folder, asked, epoch, device):
     saved = torch.load(folder / "weights.pt", map_location=device, weights_only=True)
-    model = models.build(asked["model"], saved["classes"], channels=saved["channels"], width=asked["width"])
+    size = {"channels": saved["channels"], "width": asked["width"], "depth": asked["depth"]}
+    model = models.build(asked["model"], saved["classes"], **size)
     model.load_state_dict(saved[epoch])
     return model.to(device, memory_format=torch.channels_last).eval()
 
@@ -135,7 +163,8 @@ def _train(folder, head, teacher, intensity, progress, save_seconds):
     started = recording.now()
     limits = [asked[key] for key in ("val_fraction", *settings.LIMITS)]
     dataset = _dataset(asked["dataset"], os.environ.get("STKD_DATA"), device, *limits)
-    model = models.build(asked["model"], dataset.classes, channels=dataset.channels, width=asked["width"], seed=seed)
+    size = {"channels": dataset.channels, "width": asked["width"], "depth": asked["depth"]}
+    model = models.build(asked["model"], dataset.classes, seed=seed, **size)
     head["init_checksum"] = recording.checksum(model)
     model = model.to(device, memory_format=torch.channels_last)
     objective = _objective(asked, seed, teacher, device)

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 
 
 class ExperimentError(ValueError):
-    """An experiment, profile or setting that cannot be used; the message names the file, the key and what would be valid."""
+    """A setting, experiment or profile that cannot be used; the message names file, key and what would be valid."""
 
 
 def _positive(value):
@@ -52,6 +52,7 @@ COMMON = {
     "method": (_one_of(lambda: sorted(losses.METHODS)), "a method"),
     "model": (_one_of(models.names), "a model"),
     "width": (_positive, "a number above 0 (1 is the full network)"),
+    "depth": (_positive, "a number above 0 (1 is the full network)"),
     "epochs": (lambda v: _count(v) and v > 0, "a whole number above 0"),
     "batch_size": (lambda v: _count(v) and v > 1, "a whole number above 1"),
     "lr": (_positive, "a number above 0, for batch 128 (it is scaled by batch_size / 128)"),
@@ -86,7 +87,9 @@ def names():
 def load(name):
     """The settings in the experiment file called ``name``, validated. Raises ExperimentError."""
     if name not in names():
-        raise ExperimentError(f"There is no experiment '{name}'{_nearest(name, names())} `python -m stkd_utils list` shows all.")
+        raise ExperimentError(
+            f"There is no experiment '{name}'{_nearest(name, names())} `python -m stkd_utils list` shows all."
+        )
     path = FOLDER / f"{name}.json"
     try:
         settings = json.loads(path.read_text())
@@ -136,7 +139,9 @@ def validate(settings, file):
             reader = f"tau_policy '{settings['tau_policy']}'" if by_policy else f"method '{settings['method']}'"
             raise ExperimentError(f"{file}: the key '{key}' is unused, {reader} does not read it; remove it.")
     if "tau_low" in needed and settings["tau_low"] >= settings["tau_high"]:
-        raise ExperimentError(f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}.")
+        raise ExperimentError(
+            f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}."
+        )
 
 
 def digest(settings):

@@ -13,6 +13,11 @@ def scaled(channels, width, multiple=1):
     return max(SMALLEST, multiple * round(channels * width / multiple))
 
 
+def repeated(blocks, depth):
+    """A stage's number of blocks times ``depth``, rounded, never below one. ``depth`` 1 gives ``blocks`` back."""
+    return max(1, round(blocks * depth))
+
+
 def conv_bn(inputs, outputs, kernel=1, *, stride=1, padding=None, groups=1, bias=True):
     """A convolution and its batch normalisation, as a list to unpack into an ``nn.Sequential``.
 

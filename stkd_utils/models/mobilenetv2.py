@@ -5,7 +5,7 @@ from functools import partial
 from torch import nn
 from torch.nn import functional as F
 
-from stkd_utils.models.layers import conv_bn, conv_bn_relu, scaled
+from stkd_utils.models.layers import conv_bn, conv_bn_relu, repeated, scaled
 from stkd_utils.models.registry import register
 
 STAGES = (  # channels, blocks, stride of the first block, expansion
@@ -53,13 +53,13 @@ class MobileNetV2(nn.Module):
     32x32 images become 34x34 maps, and every convolution has a bias. Sandler et al. 2018. Introduced in notebook 02.
     """
 
-    def __init__(self, classes, channels=3, width=1.0):
+    def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
         inputs, last = scaled(32, width), scaled(1280, width)
         self.pre = nn.Sequential(*conv_bn_relu6(channels, inputs, padding=1))
-        for number, (outputs, *shape) in enumerate(STAGES, start=1):
+        for number, (outputs, blocks, *shape) in enumerate(STAGES, start=1):
             outputs = scaled(outputs, width)
-            self.add_module(f"stage{number}", stage(inputs, outputs, *shape))
+            self.add_module(f"stage{number}", stage(inputs, outputs, repeated(blocks, depth), *shape))
             inputs = outputs
         self.conv1 = nn.Sequential(*conv_bn_relu6(inputs, last))
         self.conv2 = nn.Conv2d(last, classes, 1)

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn import functional as F
 
-from stkd_utils.models.layers import conv_bn, scaled
+from stkd_utils.models.layers import conv_bn, repeated, scaled
 from stkd_utils.models.registry import register
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels, stride; two blocks each
@@ -33,14 +33,14 @@ class ResNet18(nn.Module):
     11,220,132 parameters for 100 classes. He et al. 2016 in its form for 32x32 images. Introduced in notebook 02.
     """
 
-    def __init__(self, classes, channels=3, width=1.0):
+    def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
         inputs = scaled(STAGES[0][0], width)
         self.conv1, self.bn1 = conv_bn(channels, inputs, 3, bias=False)
         for number, (outputs, stride) in enumerate(STAGES, start=1):
             outputs = scaled(outputs, width)
-            stage = nn.Sequential(Block(inputs, outputs, stride), Block(outputs, outputs, 1))
-            self.add_module(f"layer{number}", stage)
+            rest = [Block(outputs, outputs, 1) for _ in range(repeated(2, depth) - 1)]
+            self.add_module(f"layer{number}", nn.Sequential(Block(inputs, outputs, stride), *rest))
             inputs = outputs
         self.linear = nn.Linear(inputs, classes)
 

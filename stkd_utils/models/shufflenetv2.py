@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stkd_utils.models.layers import conv_bn, conv_bn_relu, scaled
+from stkd_utils.models.layers import conv_bn, conv_bn_relu, repeated, scaled
 from stkd_utils.models.registry import register
 
 STAGES = ((116, 4), (232, 8), (464, 4))  # channels, blocks; the first block halves the map
@@ -54,13 +54,13 @@ class ShuffleNetV2(nn.Module):
     1,360,896 parameters for 100 classes. Ma et al. 2018. Introduced in notebook 02.
     """
 
-    def __init__(self, classes, channels=3, width=1.0):
+    def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
         inputs, last = scaled(24, width), scaled(1024, width)
         self.pre = nn.Sequential(*conv_bn_relu(channels, inputs, 3))
         for number, (outputs, blocks) in enumerate(STAGES, start=2):
             outputs = scaled(outputs, width, multiple=2)
-            units = [Unit(outputs) for _ in range(blocks - 1)]
+            units = [Unit(outputs) for _ in range(repeated(blocks, depth) - 1)]
             self.add_module(f"stage{number}", nn.Sequential(DownUnit(inputs, outputs), *units))
             inputs = outputs
         self.conv5 = nn.Sequential(*conv_bn_relu(inputs, last))
