@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stkd_utils import ledger, notebooks, plots, stats
+from stkd_utils.procedures import Procedure, recorded
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,95 +27,90 @@ class Drawn(NamedTuple):
     alt: str
 
 
-def runs():
-    """One row per run of the ledger, as `ledger.table` gives them. Raises ValueError where a line is damaged."""
-    records, problems = ledger.load()
+def records():
+    """All records of the ledger. Raises ValueError where a line is damaged."""
+    found, problems = ledger.load()
     if problems:
         raise ValueError(f"{ledger.folder() / 'runs.jsonl'} is damaged: {'; '.join(problems)}")
-    return ledger.table(records)
+    return found
 
 
-def procedures(table, profile="quick", dataset="digits", student="mobilenetv2"):
-    """Rows of the runs that each way of training the student needs, with columns role and label; maybe none.
+def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilenetv2"):
+    """The `Procedure` of each way to get the student; none of them where the ledger lacks the grid or its rival."""
+    known, kd = records(), f"{dataset}/{teacher}-{student}"
+    alone = recorded(known, f"{dataset}/{student}-base", profile, "no KD", "no KD")
+    grid = recorded(known, f"{kd}-kd", profile, "KD, tuned τ", "KD tuned tau")
+    rival = recorded(known, f"{kd}-stochastic", profile, "KD, stochastic τ", "stochastic tau")
+    if grid is None or rival is None:
+        return []
+    fixed = [_at(grid, tau) for tau in (4, 20)]
+    return [way for way in (alone, *fixed, grid, rival) if way]
 
-    The grid's accuracy is that of the tau with the highest mean validation accuracy; its cost is that of every tau.
-    """
-    here = table[(table.profile == profile) & (table.dataset == dataset) & (table.model == student)]
-    fixed = here[here.tau_policy == "fixed"]
-    ways = [("no KD", "no distillation", here[here.method == "base"])]
-    ways += [("KD fixed tau", f"KD, τ = {tau}", fixed[fixed.tau == tau]) for tau in (4, 20)]
-    if fixed.tau.nunique() > 2:
-        best = fixed.groupby("tau").val_accuracy.mean().idxmax()
-        grid = f"KD, best of {fixed.tau.nunique()} τ (here {best:g})"
-        ways += [("KD tuned tau", grid, fixed.assign(chosen=fixed.tau == best))]
-    ways += [("stochastic tau", "KD, stochastic τ", here[here.tau_policy == "stochastic"])]
-    return pd.concat([rows.assign(role=role, label=label) for role, label, rows in ways])
+
+def _at(grid, tau):
+    found = tuple(record for record in grid.records if record["asked"]["tau"] == tau)
+    return Procedure(f"KD, τ = {tau}", "KD fixed tau", found) if found else None
 
 
 def headline(_executed=None):
     """Markdown table: accuracy with its interval and relative cost of each way to train the student."""
-    ways = procedures(runs())
-    if "stochastic tau" not in set(ways.role):
-        return NOT_RUN
-    one = _procedure_cost(ways[ways.role == "stochastic tau"])
+    compared = ways()
     lines = []
-    for label, rows in ways.groupby("label", sort=False):
-        chosen = rows[rows.chosen == True] if rows.role.iloc[0] == "KD tuned tau" else rows  # noqa: E712
-        ratios = [_ratio(mine, yours) for mine, yours in zip(_procedure_cost(rows), one, strict=True)]
-        lines.append([label, stats.interval(chosen.test_accuracy).percent(), *ratios])
-    return _markdown(["", "Test accuracy", "Computation", "Energy"], lines)
+    for way in compared:
+        accuracy = stats.interval(way.accuracy()).percent()
+        counted, metered = (_ratio(cost(way), cost(compared[-1])) for cost in (Procedure.flops, _kwh))
+        lines.append([way.label, accuracy, way.runs, counted, metered])
+    head = ["Way to the student", "Test accuracy", "Runs", "Computation", "Energy"]
+    return _markdown(head, lines) if lines else NOT_RUN
 
 
-def _procedure_cost(rows):
-    """(FLOPs, kWh) of the procedure per seed; nan where a part of it was not seen."""
-    costs = rows.groupby("seed")[["flops_forward_backward", "energy_kwh"]].sum(min_count=1)
-    return tuple(costs.mean())
+def _kwh(way):
+    energies = [cost.energy_kwh for cost in way.costs()]
+    return None if None in energies else sum(energies) / len(energies)
 
 
-def _ratio(mine, yours):
-    return "not seen" if math.isnan(mine / yours) else f"{mine / yours:.3g} ×"
+def _ratio(mine, reference):
+    return "not seen" if mine is None or reference is None else f"{mine / reference:.3g} ×"
 
 
 def headline_figure():
     """`Drawn`: every run's test accuracy with the mean and interval of each way; None while the ledger lacks them."""
-    ways = procedures(runs())
-    if "stochastic tau" not in set(ways.role):
+    compared = ways()
+    if not compared:
         return None
-    shown = ways[(ways.role != "KD tuned tau") | (ways.get("chosen") == True)]  # noqa: E712
     plots.use_style()
-    axes = plots.dots_with_intervals(shown)
-    means = shown.groupby("label", sort=False).test_accuracy.mean()
-    read = ", ".join(f"{label} {100 * mean:.1f} %" for label, mean in means.items())
+    kept = [ledger.table(way.kept()).assign(role=way.role, label=way.label) for way in compared]
+    axes = plots.dots_with_intervals(pd.concat(kept, ignore_index=True))
+    means = ", ".join(f"{way.label} {100 * way.accuracy().mean():.1f} %" for way in compared)
     caption = "Test accuracy of the student on the digits: every run, the mean over seeds, and its 95 % interval."
-    alt = f"Dots with intervals, one row for each way to train the student. Means: {read}."
+    alt = f"Dots with intervals, one row for each way to train the student. Means: {means}."
     return Drawn(axes.figure, caption, alt)
 
 
 def groups(_executed=None):
     """Markdown table: what the ledger holds, one row per experiment, temperature and profile."""
-    table = runs()
+    table = ledger.table(records())
     if table.empty:
         return NOT_RUN
     lines = []
-    for (profile, name, tau), rows in table.fillna({"tau": ""}).groupby(["profile", "experiment", "tau"]):
+    for (profile, name, tau), rows in table.groupby(["profile", "experiment", "tau"], dropna=False):
         accuracy = stats.interval(rows.test_accuracy).percent()
         cost = [duration(rows.seconds.mean()), _energy(rows.energy_kwh.mean())]
-        lines.append([f"`{name}`", tau, profile, accuracy, *cost])
+        lines.append([f"`{name}`", _tau(tau), profile, accuracy, *cost])
     return _markdown(["Experiment", "τ", "Profile", "Test accuracy", "Time a run", "Energy a run"], lines)
 
 
 def all_runs(_executed=None):
     """Markdown table: every run of the ledger."""
-    table = runs()
+    table = ledger.table(records())
     if table.empty:
         return NOT_RUN
     lines = []
     for row in table.sort_values(["profile", "experiment", "tau", "seed"]).itertuples():
         accuracies = [f"{100 * value:.2f}" for value in (row.val_accuracy, row.test_accuracy)]
-        tau = "" if pd.isna(row.tau) else f"{row.tau:g}"
         energy = f"{_energy(row.energy_kwh)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
         cost = [duration(row.seconds), energy, row.gpu or row.cpu]
-        lines.append([f"`{row.experiment}`", tau, row.seed, row.profile, *accuracies, *cost, f"`{row.id[:8]}`"])
+        lines.append([f"`{row.experiment}`", _tau(row.tau), row.seed, row.profile, *accuracies, *cost, f"`{row.id[:8]}`"])
     head = ["Experiment", "τ", "Seed", "Profile", "Validation %", "Test %", "Time", "Energy", "Hardware", "Run"]
     return _markdown(head, lines)
 
@@ -154,6 +150,10 @@ def _machine(rows, count):
     commit = f", commit `{code['commit'][:10]}`{', modified' if code['modified'] else ''}" if code["commit"] else ""
     which = f" ({', '.join(row['name'] for row in rows)})" if count > 1 else ""
     return f"* {processors}; GPU: {hardware['gpu'] or 'none'}; package {code['version']}{commit}{which}"
+
+
+def _tau(value):
+    return "" if pd.isna(value) else f"{value:g}"
 
 
 def _energy(kwh):

@@ -1,0 +1,93 @@
+"""What the pages read from the ledger: tables and the figure, from records made for the test."""
+
+import json
+
+import finding
+import pytest
+
+from stkd_utils import ledger
+
+COST = {
+    "seconds": 10.0, "pue": 1.0, "intensity": {"g_per_kwh": 400.0, "source": "test", "date": "2024"},
+    "energy_kwh": 0.001, "how": "modelled", "co2e_g": 0.4,
+    "components": {"cpu": {"kwh": 0.001, "how": "modelled", "watts": 60.0, "note": ""}},
+}  # fmt: skip
+
+
+def record(experiment, seed, accuracy, tau=None, policy=None, **changes):
+    metrics = {"epoch": 2, "val_accuracy": accuracy, "val_loss": 0.3, "test_accuracy": accuracy, "test_loss": 0.4}
+    asked = {"dataset": "digits", "model": "mobilenetv2", "method": "kd" if policy else "base"}
+    asked |= {"tau_policy": policy} if policy else {}
+    asked |= {"tau": tau} if tau else {}
+    drawn = {"policy": policy, "draws": 20, "mean": 4.0, "min": 2.0, "max": 20.0} if policy else None
+    return {
+        "schema": 1, "id": f"{experiment}-{tau}-{seed}", "experiment": experiment, "profile": "quick", "seed": seed,
+        "asked": asked, "asked_hash": "abc", "teacher_id": "t" if policy else None, "init_checksum": "0123",
+        "code": {"version": "0.1.0", "commit": None, "modified": None, "digest": "feed"},
+        "packages": {"python": "3.11", "torch": "2.11"}, "data_checksum": "4567",
+        "hardware": {"device": "cpu", "cpu": "Some CPU", "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": None},
+        "result": {"last": metrics, "chosen": metrics}, "history": [{"epoch": 1, "hard": 2.0}],
+        "cost": {"train": COST, "evaluate": COST},
+        "compute": {"parameters": 100, "macs_student": 1000, "macs_teacher": None,
+                    "flops_forward": 2e6, "flops_forward_backward": 6e6},
+        "tau": drawn, "started": "2025-01-02T03:04:05+00:00", "finished": "2025-01-02T03:05:05+00:00", "resumed": 0,
+        **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def filled(tmp_path, monkeypatch):
+    """A ledger with two seeds of: no KD, a grid of three temperatures, stochastic."""
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    kd = "digits/resnet18-mobilenetv2"
+    rows = []
+    for seed in (0, 1):
+        rows.append(record("digits/mobilenetv2-base", seed, 0.80 + 0.02 * seed))
+        rows += [record(f"{kd}-kd", seed, 0.90 - abs(tau - 4) / 100, tau, "fixed") for tau in (2, 4, 20)]
+        rows.append(record(f"{kd}-stochastic", seed, 0.91, None, "stochastic"))
+    ledger.append(rows)
+    return tmp_path
+
+
+def test_headline_counts_the_whole_grid(filled):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in finding.headline().splitlines()]
+    table = {row[0]: row[1:] for row in rows[2:]}
+    assert list(table) == ["no KD", "KD, τ = 4", "KD, τ = 20", "KD, tuned τ", "KD, stochastic τ"]
+    assert table["KD, tuned τ"] == ["90.0 ± 0.0 % (n = 2)", "3", "3 ×", "3 ×"]
+    assert table["KD, τ = 20"][0].startswith("74.0 ")
+    assert table["KD, stochastic τ"][1:] == ["1", "1 ×", "1 ×"]
+    assert table["no KD"][0].startswith("81.0 ± 12.7 %")
+
+
+def test_energy_that_nobody_saw_is_not_a_number(filled):
+    unseen = {**COST, "energy_kwh": None, "how": "not seen", "co2e_g": None, "components": {}}
+    late = {"finished": "2026-01-02T03:05:05+00:00", "cost": {"train": unseen, "evaluate": unseen}}
+    name = "digits/mobilenetv2-base"
+    ledger.append([{**record(name, seed, 0.8), **late, "id": f"late-{seed}"} for seed in (0, 1)])
+    row = next(line for line in finding.headline().splitlines() if line.startswith("| no KD"))
+    assert row.endswith("| 1 × | not seen |")
+    assert "not seen" in finding.all_runs()
+
+
+def test_figure_has_words_for_those_who_do_not_see_it(filled):
+    drawn = finding.headline_figure()
+    assert "KD, tuned τ 90.0 %" in drawn.alt and drawn.caption
+    assert drawn.figure.axes
+
+
+def test_every_run_has_its_row(filled):
+    assert len(finding.all_runs().splitlines()) == 2 + 10
+    assert len(finding.groups().splitlines()) == 2 + 5
+
+
+def test_an_empty_ledger_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    assert finding.headline() == finding.groups() == finding.all_runs() == finding.NOT_RUN
+    assert finding.headline_figure() is None
+
+
+def test_a_damaged_ledger_stops_the_book(filled):
+    with (filled / "runs.jsonl").open("a") as lines:
+        lines.write(json.dumps({"id": "half"})[:-3] + "\n")
+    with pytest.raises(ValueError, match="is damaged: line 11"):
+        finding.headline()
