@@ -7,7 +7,7 @@ import numpy as np
 from . import carbon
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Procedure:
     """One way of getting a student, carried out once per seed. Introduced in notebook 03.
 

@@ -3,7 +3,7 @@
 import pytest
 
 from stkd_utils import carbon
-from stkd_utils.procedures import Procedure
+from stkd_utils.procedures import Procedure, recorded
 
 
 def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
@@ -56,3 +56,13 @@ def test_energy_that_was_not_seen_stays_not_seen():
 def test_seeds_with_different_numbers_of_runs_cannot_be_compared(records):
     with pytest.raises(ValueError, match="equally many"):
         Procedure("grid", "KD tuned tau", records)
+
+
+def test_a_grid_that_is_still_being_filled_is_read_as_far_as_every_seed_got():
+    dated = [{**one, "experiment": "a", "profile": "gpu", "finished": "2026-01-01"} for one in GRID.records]
+    newer = {**dated[0], "finished": "2026-01-02"}
+    found = recorded([newer, *dated[:3]], "a", "gpu", "grid", "KD tuned tau")
+    assert found.runs == 1 and newer in found.records
+    assert {record["asked"]["tau"] for record in found.records} == {2}
+    assert recorded(dated, "a", "paper", "grid", "KD tuned tau") is None
+    assert recorded([], "a", "gpu", "grid", "KD tuned tau") is None

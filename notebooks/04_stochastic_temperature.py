@@ -1,0 +1,570 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Stochastic temperature
+#
+# One run that draws a new temperature for every batch, against the whole grid, against a fixed default at the same price, and against no teacher at all.
+#
+# [Open in Colab](https://colab.research.google.com/github/stkd-book/stkd-book/blob/main/notebooks/04_stochastic_temperature.ipynb) · [Download](https://github.com/stkd-book/stkd-book/raw/main/notebooks/04_stochastic_temperature.ipynb) · [Report a problem](https://github.com/stkd-book/stkd-book/issues)
+
+# %% [markdown]
+# **You will be able to**
+#
+# 1. describe the sampler of a stochastic temperature, and check a recorded run against it,
+# 2. say which loss it minimises in expectation,
+# 3. compare ways of training at equal seeds, equal starting weights and a stated budget,
+# 4. tell apart "different", "equivalent" and "not decided", and plan the seeds that a decision needs,
+# 5. read a cost ratio for what it is.
+#
+# **You need**
+#
+# | Concept | | Where |
+# | --- | --- | --- |
+# | Hinton's loss and the temperature grid | necessary | [Classic knowledge distillation](03_classic_kd.ipynb) |
+# | Intervals over seeds | necessary | [Teacher training](02_teacher_training.ipynb) |
+# | FLOPs, energy, carbon intensity | helpful | [The carbon problem](01_carbon_problem.ipynb) |
+
+# %% tags=["hide-input", "bootstrap"]
+# Finds the helpers of this book, or installs them. What is there already (torch, numpy, ...) stays as it is.
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+repository = "https://github.com/stkd-book/stkd-book"
+if importlib.util.find_spec("stkd_utils") is None and Path("../stkd_utils").is_dir():
+    sys.path.insert(0, str(Path("..").resolve()))
+if not all(map(importlib.util.find_spec, ("stkd_utils", "carbontracker", "ptflops", "jsonschema", "filelock"))):
+    kept = Path(tempfile.mkdtemp(), "kept.txt")
+    there = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
+    never_touched = there.keys() & {"torch", "torchvision", "numpy", "matplotlib"}
+    kept.write_text("".join(f"{name}=={there[name]}\n" for name in never_touched))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(kept), f"git+{repository}"]
+    if subprocess.run(pip).returncode:
+        raise RuntimeError(f"The helpers of this book could not be installed from {repository}; pip says why above.")
+    importlib.invalidate_caches()
+
+# %% tags=["parameters"]
+profile = "quick"  # scale: smoke, quick, gpu or paper
+intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
+
+# %% [markdown]
+# What executing this page once has cost, as recorded in the ledger:
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown
+
+from stkd_utils import carbon, compute, data, experiments, ledger, losses, plots, stats, temperature
+from stkd_utils.procedures import Procedure, recorded
+from stkd_utils.receipt import ENERGY, MASS, duration, quantity
+
+scale = experiments.profile(profile)
+plots.use_style()
+meter = carbon.Meter(intensity=intensity)
+meter.start("notebook")
+ledger.price_tag("04_stochastic_temperature", profile)
+
+
+# %%
+def table(rows, caption):
+    """``rows`` (dicts) as a table with a caption and without row numbers."""
+    return pd.DataFrame(rows).style.hide(axis="index").set_caption(caption)
+
+
+FLOPS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
+caution = "" if profile != "smoke" else " **A smoke run claims nothing but that it runs: ignore its accuracies.**"
+Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may claim *{scale.claims}*.{caution}")
+
+# %% [markdown]
+# ## 1. Which temperature does a batch get?
+#
+# Rafat and colleagues propose not to choose $\tau$ at all: draw it anew for every batch, and train once.
+# In the first revision of their code the law is a whole number, uniform on 2 to 20, both ends included.
+# (Their present code has a constant in its place; which range the paper's runs used could not be read.)
+#
+# $$\tau_b \sim \mathrm{Uniform}\{2, 3, \dots, 20\}$$
+#
+# Teacher and student of one batch share the value.
+# The sampler has a random generator of its own, so the sequence depends on the seed alone: not on the device, the weights or the order of the images.
+
+# %%
+stochastic_name = f"{scale.dataset}/resnet18-mobilenetv2-stochastic"
+setting = experiments.load(stochastic_name)
+low, high = setting["tau_low"], setting["tau_high"]
+sampler = temperature.build("stochastic", seed=0, tau_low=low, tau_high=high)
+print(sampler, "draws", *(f"{sampler.draw():g}" for _ in range(12)), "...")
+
+# %% [markdown]
+# Now real runs, one for every seed.
+# Each keeps the temperatures it drew, so what a run did can be compared with what the sampler would draw again.
+
+# %%
+options = {"seeds": scale.seeds, "profile": profile, "intensity": intensity, "progress": "none"}
+stochastic_runs = experiments.sweep(stochastic_name, **options)
+drawn = stochastic_runs[0].taus["tau"]
+fresh = temperature.build("stochastic", seed=scale.seeds[0], tau_low=low, tau_high=high)
+same = all(fresh.draw() == tau for tau in drawn)
+print(f"{len(drawn)} draws in the run of seed {scale.seeds[0]}.")
+print(f"Drawn again from the seed alone, they are {'the same' if same else 'DIFFERENT'}.")
+
+# %% [markdown]
+# If all values are equally likely, each of the $m$ possible ones is expected $n/m$ times in $n$ draws, with a standard deviation of $\sqrt{n \frac{1}{m}(1-\frac{1}{m})}$.
+
+# %% mystnb={"image": {"alt": "Histogram of the temperatures that one run drew, one bar a value, with the expected count as a line and the range within which a count falls in about 95 of 100 cases as a band."}, "figure": {"caption": "How often each τ was drawn in one run; line and band: the expected count and ± 1.96 standard deviations.", "name": "figure-draws"}}
+values = np.arange(low, high + 1)
+counts = drawn.value_counts().reindex(values, fill_value=0)
+expected = len(drawn) / len(values)
+spread = 1.96 * np.sqrt(expected * (1 - 1 / len(values)))
+colour = plots.ROLES["stochastic tau"].colour
+_, ax = plt.subplots(figsize=(plots.COLUMN, 2.6))
+ax.bar(values, counts, color=colour, alpha=0.7)
+ax.axhline(expected, color="#222222", linewidth=1.2)
+ax.axhspan(max(0, expected - spread), expected + spread, color="#222222", alpha=0.1, linewidth=0)
+ax.set(xlabel="Temperature τ", ylabel="Batches", xticks=values[::3]);
+
+# %%
+outside = int(((counts - expected).abs() > spread).sum())
+Markdown(
+    f"{outside} of {len(values)} counts lie outside the band; about one in twenty is what chance gives. "
+    f"The mean of the draws is {drawn.mean():.2f}, that of the law {(low + high) / 2:g}."
+)
+
+# %% [markdown]
+# ## 2. Which loss does that minimise?
+#
+# Every batch follows the gradient of its own $L(\tau_b)$.
+# The draw is independent of the batch, so on average this is the gradient of the mean loss over the range:
+#
+# $$\mathbb{E}_\tau\big[L(\tau)\big] = \frac{1}{m} \sum_{\tau} L(\tau)$$
+#
+# So the method is ordinary stochastic gradient descent on the *average* of the losses that a grid would minimise one by one.
+# The next cell takes one batch with fixed logits, draws many temperatures, and lets the running mean of the loss find that average.
+
+# %%
+draw = torch.Generator().manual_seed(0)
+z_s, z_t = torch.randn(2, 64, 10, generator=draw)
+y = torch.randint(10, (64,), generator=draw)
+weights = {key: setting[key] for key in ("hard_weight", "soft_weight")}
+loss = {float(tau): losses.total(losses.hinton(z_s, 3 * z_t, y, float(tau), **weights)).item() for tau in values}
+average = np.mean(list(loss.values()))
+sampler = temperature.build("stochastic", seed=0, tau_low=low, tau_high=high)
+seen = np.array([loss[sampler.draw()] for _ in range(5000)])
+steps = np.arange(1, len(seen) + 1)
+running = np.cumsum(seen) / steps
+
+# %% mystnb={"image": {"alt": "Running mean of the distillation loss over random temperatures against the number of draws; it settles on the horizontal line of the mean over the grid, inside a funnel that narrows with the square root of the number of draws."}, "figure": {"caption": "Running mean of the loss of one batch over random τ. Line: mean over all values; funnel: ± 1.96 standard errors.", "name": "figure-expectation"}}
+_, ax = plt.subplots(figsize=(plots.COLUMN, 2.6))
+funnel = 1.96 * np.std(list(loss.values())) / np.sqrt(steps)
+ax.fill_between(steps, average - funnel, average + funnel, color="#222222", alpha=0.1, linewidth=0)
+ax.axhline(average, color="#222222", linewidth=1.2)
+ax.plot(steps, running, color=colour)
+ax.set(xlabel="Draws", ylabel="Loss (nats)", xscale="log", xlim=(1, len(seen)))
+ax.set(ylim=(average - 2 * funnel[9], average + 2 * funnel[9]));
+
+# %%
+middle = (low + high) / 2
+Markdown(
+    f"After {len(seen):,} draws the running mean is {running[-1]:.4f}, the mean over the grid {average:.4f}. "
+    f"The loss at the mean temperature, L({middle:g}) = {loss[middle]:.4f}, is another number: "
+    "drawing at random is not the same as fixing τ in the middle, although it may well be close."
+)
+
+# %% [markdown]
+# ## 3. What is compared with what?
+#
+# Five ways to get the same student from the same teacher:
+#
+# | way | runs | why it is here |
+# | --- | --- | --- |
+# | no KD | one | what the teacher has to beat |
+# | KD, τ = 4 | one | a common default, at the price of one run |
+# | KD, τ = 20 | one | the constant in the authors' code, at the price of one run |
+# | KD, tuned τ | the grid | what the paper sets out to replace |
+# | KD, stochastic τ | one | the proposal |
+#
+# All five run with the same seeds; a finished run is read, not repeated.
+# The tuned way is carried out as in the [chapter before](03_classic_kd.ipynb): each seed keeps the τ with its own highest validation accuracy, at a tie the one with the lower validation loss.
+
+# %%
+kd_name = f"{scale.dataset}/resnet18-mobilenetv2-kd"
+found = {
+    ("no KD", "no KD"): experiments.sweep(f"{scale.dataset}/mobilenetv2-base", **options),
+    ("KD, τ = 4", "KD fixed tau"): experiments.sweep(kd_name, tau=4, **options),
+    ("KD, τ = 20", "KD fixed tau"): experiments.sweep(kd_name, tau=20, **options),
+    ("KD, tuned τ", "KD tuned tau"): experiments.sweep(kd_name, tau=list(scale.taus), **options),
+    ("KD, stochastic τ", "stochastic tau"): stochastic_runs,
+}
+ways = {label: Procedure(label, role, tuple(run.record for run in runs)) for (label, role), runs in found.items()}
+stochastic, tuned = ways["KD, stochastic τ"], ways["KD, tuned τ"]
+
+# %% [markdown]
+# A fair comparison starts equal.
+# Every record holds a checksum of the weights before the first step, so this can be shown.
+
+# %%
+starts = {}
+for way in ways.values():
+    for record in way.records:
+        starts.setdefault(record["seed"], set()).add(record["init_checksum"])
+rows = [
+    {"seed": seed, "different starting weights": len(sums), "checksum": ", ".join(sums)}
+    for seed, sums in starts.items()
+]
+table(rows, f"Starting weights of the student in all {len(tuned.records) + 4 * len(scale.seeds)} runs compared")
+
+# %% [markdown]
+# One checksum a seed: within a seed, only the loss differs.
+#
+# ## 4. What does each way reach, and what does it cost?
+#
+# The costs are those of the whole procedure for one student, as recorded when its runs were trained; evaluation and the one teacher that all share are left out.
+# The last two columns divide by the stochastic way, once in counted FLOPs, once in metered energy (in time where no energy was seen).
+
+
+# %%
+def mean(values):
+    """Mean over seeds; None where any of them was not seen."""
+    return None if any(value is None for value in values) else float(np.mean(values))
+
+
+def price(way):
+    """Mean cost of one procedure: seconds, kWh, grams (None where not seen), how, FLOPs forward + backward."""
+    costs = way.costs(intensity)
+    seconds, kwh, grams = (mean([getattr(cost, key) for cost in costs]) for key in ("seconds", "energy_kwh", "co2e_g"))
+    return {"seconds": seconds, "kwh": kwh, "grams": grams, "how": costs[0].how, "flops": way.flops()}
+
+
+def ratio(way, key):
+    """Cost of ``way`` over that of the stochastic way, as text."""
+    return f"{price(way)[key] / price(stochastic)[key]:.3g} ×"
+
+
+# %%
+metered = "seconds" if any(price(way)["kwh"] is None for way in ways.values()) else "kwh"
+rows = []
+for label, way in ways.items():
+    cost = price(way)
+    rows.append({
+        "method": label,
+        "test accuracy, last epoch": stats.interval(way.accuracy()).percent(),
+        "chosen epoch": stats.interval(way.accuracy(epoch="chosen")).percent(),
+        "runs": way.runs,
+        "computation": quantity(cost["flops"], FLOPS),
+        "time": duration(cost["seconds"]),
+        "energy": "not seen" if cost["kwh"] is None else f"{quantity(cost['kwh'], ENERGY)} ({cost['how']})",
+        "emissions": "not seen" if cost["grams"] is None else quantity(cost["grams"], MASS),
+        "counted": ratio(way, "flops"),
+        "metered": ratio(way, metered),
+    })  # fmt: skip
+machines = [record["hardware"] for way in ways.values() for record in way.records]
+where = "; ".join({f"{one['gpu'] or one['cpu']}, CPU threads: {one['threads']}": None for one in machines})
+table(rows, f"Student on {scale.dataset}: mean ± 95 % interval over seeds; cost of one whole procedure on {where}")
+
+# %% [markdown]
+# *Chosen epoch* is the epoch that validation prefers; the tuned way then chooses τ by that epoch too.
+# Energy marked *modelled* is an assumed power times seconds, so its ratios are ratios of time.
+# Nothing in this table chose anything on the test split.
+
+# %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each of the five ways to train the student."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval.", "name": "figure-ways"}}
+kept = [ledger.table(way.kept()).assign(role=way.role, label=way.label) for way in ways.values()]
+plots.dots_with_intervals(pd.concat(kept, ignore_index=True));
+
+# %% mystnb={"image": {"alt": "Horizontal bars of the whole cost of each way to train the student, divided into one segment for each run; the tuned way is as long as all runs of its grid together."}, "figure": {"caption": "What one student costs, one segment a run: mean over seeds, whisker: 95 % interval of the sum.", "name": "figure-costs"}}
+every = [ledger.table(list(way.records)).assign(role=way.role, label=way.label) for way in ways.values()]
+plots.cost_bars(pd.concat(every, ignore_index=True), value="energy_kwh" if metered == "kwh" else "seconds");
+
+# %% [markdown]
+# The two figures belong together: the upper one says what is bought, the lower one the price.
+#
+# ## 5. Is one run as good as the grid?
+#
+# Equal seeds share starting weights and the order of the images, so differences are taken *within* seeds.
+# To be *different*, the 95 % interval of the mean difference must leave out zero.
+# To be *equivalent*, the difference must be shown to lie within a margin, by two one-sided tests.
+# Neither follows from the other's absence.
+#
+# The margin is stated before looking, **one accuracy point**: the smallest loss at which somebody who deploys the student might rather pay for the grid.
+# The paper's own numbers let us judge that choice.
+
+# %%
+MARGIN = 0.01
+gaps = []
+for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet"):
+    for loss_name, pair in ledger.paper_table(name).set_index("method").groupby("loss"):
+        gaps.append({"data": name, "loss": loss_name, "gap": pair.accuracy["ours"] - pair.accuracy["tuned"]})
+gaps = pd.DataFrame(gaps)
+within = gaps.gap.abs() < MARGIN
+largest = gaps.loc[gaps.gap.abs().idxmax()]
+Markdown(
+    f"Of the paper's {len(gaps)} classification pairs, {within.sum()} differ by less than the margin; "
+    f"the widest gap is {100 * abs(largest.gap):.2f} points ({largest.loss} on {largest.data}). "
+    f"For Hinton's loss all lie within {100 * gaps[gaps.loss == 'HKD'].gap.abs().max():.2f} points."
+)
+
+
+# %%
+def verdict(way):
+    """One row: stochastic minus ``way``, within seeds, and what may be said."""
+    ours, theirs = stochastic.accuracy(), way.accuracy()
+    gap, test = stats.paired(ours, theirs), stats.equivalence(ours, theirs, MARGIN)
+    said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
+    said = ["nothing at this scale"] if profile == "smoke" else said or ["not decided"]
+    return {
+        "stochastic τ minus": way.label,
+        "difference": gap.points(2),
+        "p of equivalence": "–" if np.isnan(test.p) else f"{test.p:.2g}",
+        "the data say": " and ".join(said),
+    }
+
+
+others = [way for way in ways.values() if way is not stochastic]
+verdicts = {way.label: verdict(way) for way in others}
+caption = f"Test accuracy, last epoch, paired by seed: 95 % interval; equivalence within ± {100 * MARGIN:g} point"
+table(verdicts.values(), caption)
+
+# %%
+claims = caution or f"This profile may claim {scale.claims}."
+lines = [f"* Against **{way}**: {row['difference']}; the data say: **{row['the data say']}**." for way, row in verdicts.items()]
+Markdown("Stochastic temperature, on this page's runs:\n\n" + "\n".join(lines) + f"\n\n{claims.strip()}")
+
+# %% [markdown]
+# *Better* and *equivalent* can both be true: a difference that is there and too small to matter.
+# The four comparisons are not adjusted for being four.
+#
+# ## 6. What do the data not decide?
+#
+# An interval can be narrowed by more seeds.
+# With the spread that the differences show here, these many seeds would bring the half-width down to half a point:
+
+# %%
+rows = []
+for way in others:
+    gap = stats.paired(stochastic.accuracy(), way.accuracy())
+    known = gap.n > 1
+    rows.append({
+        "stochastic τ minus": way.label,
+        "half-width now": f"{100 * gap.half_width:.2f} points" if known else "unknown",
+        "seeds now": gap.n,
+        "seeds for ± 0.5 points": stats.seeds_needed(gap.sd, 0.005) if known else "unknown",
+    })  # fmt: skip
+table(rows, "Planning, from a spread that few seeds know only roughly")
+
+# %% [markdown]
+# More seeds do not help against what all seeds share: one teacher, one split, and one test set of a limited number of images.
+
+# %%
+asked = stochastic_runs[0].record["asked"]
+limits = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
+images = len(data.load(scale.dataset, **limits).test)
+level = stochastic.accuracy().mean()
+luck = 1.96 * np.sqrt(level * (1 - level) / images)
+unclear = ("not decided", "nothing at this scale")
+open_ones = [label for label, row in verdicts.items() if row["the data say"] in unclear]
+Markdown(
+    f"* Not decided with {len(scale.seeds)} seeds: **{'; '.join(open_ones) or 'none of the comparisons'}**.\n"
+    f"* The test split has {images:,} images: one image is {100 / images:.2f} points, "
+    f"and another draw of as many images would move an accuracy of {100 * level:.1f} % by about ± {100 * luck:.1f} points. "
+    "Paired differences feel less of that, but not nothing.\n"
+    "* One pair of networks, one data set, one schedule, one range of τ: nothing here speaks about others."
+)
+
+# %% [markdown]
+# ## 7. What is the cost ratio worth?
+#
+# Three remarks, each computed from the records above or from the ledger.
+#
+# **The ratio is the number of grid points.**
+# Every run of the grid does the same work as the one stochastic run, so their counted ratio is fixed before anything is trained.
+# It says how large a grid somebody else would have run, not how efficient a random temperature is.
+
+# %%
+Markdown(
+    f"Grid points: **{tuned.runs}**. "
+    f"Counted ratio: **{ratio(tuned, 'flops')}**. Metered ratio: **{ratio(tuned, metered)}**. "
+    f"Against one run with a fixed τ = 20 the counted ratio is {ratio(ways['KD, τ = 20'], 'flops')}."
+)
+
+# %% [markdown]
+# **A default costs as little.**
+# A temperature that nobody tunes needs one run too, whether it is fixed or random.
+# The output stored in the authors' own notebook is of this kind: five runs with the constant τ = 20.
+
+# %%
+extra = ledger.paper(None)
+stored = extra[(extra.origin == "repository") & (extra.tau == "20")]
+best = stats.interval(stored[stored.metric == "test_accuracy_best_epoch"].value.astype(float) / 100)
+last = stats.interval(stored[stored.metric == "test_accuracy_last_epoch"].value.astype(float) / 100)
+hkd = ledger.paper_table("CIFAR-10").query("loss == 'HKD'").set_index("method")
+Markdown(
+    f"Fixed τ = 20, stored runs, CIFAR-10: mean {100 * best.mean:.2f} %, standard deviation {100 * best.sd:.2f} "
+    f"(n = {best.n}; best epoch by the test split), {100 * last.mean:.2f} % at the last epoch. "
+    f"The paper's *tuned* row is {100 * hkd.accuracy['tuned']:.2f} ± {100 * hkd.spread['tuned']:.2f} %, "
+    f"its *stochastic* row {100 * hkd.accuracy['ours']:.2f} ± {100 * hkd.spread['ours']:.2f} %. "
+    "This suggests, and does not prove, that one fixed temperature gives the tuned figure. "
+    "(All stored runs share one seed, so their spread leaves out what a seed changes.)"
+)
+
+# %% [markdown]
+# **A grid can be run more cheaply.**
+# The students of a grid could be trained side by side on the same batches, and share one forward pass of the teacher.
+# For $G$ students of $s$ MACs and a teacher of $t$ MACs, forward and backward, the ratio to one stochastic run is then
+#
+# $$\frac{3 G s + t}{3 s + t}$$
+
+# %%
+per_mac = compute.run_flops(student_macs=1, images=1, epochs=1, backward=True)  # FLOPs of training
+sizes = extra[extra.metric == "gmacs_per_image"].set_index("dataset")
+rows = []
+counted = stochastic.records[0]["compute"]
+pairs = {f"this page, {scale.dataset}": (counted["macs_student"], counted["macs_teacher"], tuned.runs)}
+for name in ("CIFAR-100", "Tiny ImageNet"):
+    here = sizes.loc[[name]]
+    student, teacher = (
+        float(here[here[who] == network].value.iloc[0])
+        for who, network in (("student", "MobileNetV2"), ("teacher", "ResNet18"))
+    )
+    pairs[f"the paper's networks, {name}"] = (student, teacher, len(values))
+for label, (student, teacher, points) in pairs.items():
+    one, shared = per_mac * student, compute.flops(teacher)
+    rows.append({
+        "networks": label,
+        "grid points": points,
+        "separate runs": f"{compute.procedure_flops(one + shared, points) / (one + shared):.3g} ×",
+        "one shared teacher": f"{compute.procedure_flops(one, points, once=shared) / (one + shared):.3g} ×",
+    })  # fmt: skip
+table(rows, "Computation of the grid over that of one stochastic run, forward and backward")
+
+# %% [markdown]
+# The larger the teacher beside the student, the more of the grid's price is a repetition that nobody needs.
+# A fair statement names the grid it was compared with, and how that grid was run.
+#
+# ## 8. At the paper's scale
+#
+# The paper's rows for Hinton's loss, as printed (its Table 4; VOC is object detection, in mAP), and this page's beside them.
+
+# %%
+rows = []
+for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet", "VOC"):
+    block = ledger.paper_table(name).query("loss == 'HKD'").set_index("method")
+    score = 100 * block["map50" if "map50" in block else "accuracy"]
+    rows.append({
+        "data": f"{name} (paper)",
+        "tuned": f"{score['tuned']:.2f} ± {100 * block.spread['tuned']:.2f} %",
+        "stochastic": f"{score['ours']:.2f} ± {100 * block.spread['ours']:.2f} %",
+        "stochastic − tuned": f"{score['ours'] - score['tuned']:+.2f}".replace("-", "−"),
+        "computation": f"{block.gflops_millions['tuned'] / block.gflops_millions['ours']:.1f} ×",
+        "emissions": f"{block.co2e_g['tuned'] / block.co2e_g['ours']:.1f} ×",
+    })  # fmt: skip
+
+
+def beside(label, tuned, stochastic):
+    """The same columns from runs of this book; "not run yet" where there are none."""
+    if tuned is None or stochastic is None:
+        return {"data": label, **dict.fromkeys(list(rows[0])[1:], "not run yet")}
+    grid, one = price(tuned), price(stochastic)
+    emissions = "not seen" if None in (grid["grams"], one["grams"]) else f"{grid['grams'] / one['grams']:.1f} ×"
+    gap = stochastic.accuracy().mean() - tuned.accuracy().mean()
+    texts = [stats.interval(way.accuracy()).percent(2) for way in (tuned, stochastic)]
+    shown = [*texts, f"{100 * gap:+.2f}".replace("-", "−"), f"{grid['flops'] / one['flops']:.1f} ×", emissions]
+    return {"data": label, **dict(zip(list(rows[0])[1:], shown, strict=True))}
+
+
+# %%
+records, _ = ledger.load()
+rows.append(beside(f"{scale.dataset}, {profile} (this page)", tuned, stochastic))
+for name in ("cifar10", "cifar100"):
+    for size in ("gpu", "paper"):
+        start = f"{name}/resnet18-mobilenetv2"
+        grid = recorded(records, f"{start}-kd", size, "KD, tuned τ", "KD tuned tau")
+        one = recorded(records, f"{start}-stochastic", size, "KD, stochastic τ", "stochastic tau")
+        rows.append(beside(f"{name}, {size} (ledger)", grid, one))
+table(rows, "Tuned against stochastic: the paper's spread is of an unstated kind, this book's is a 95 % interval")
+
+# %% [markdown]
+# The paper's ratios of emissions differ between data sets although a grid has one number of points; the [chapter before](03_classic_kd.ipynb) shows why they look multiplied.
+# Its accuracies come from code that chooses the epoch on the test split, this book's do not.
+#
+# ## What we learned
+
+# %%
+against_grid, against_default, against_none = (verdicts[label] for label in ("KD, tuned τ", "KD, τ = 20", "no KD"))
+Markdown(
+    f"* Stochastic against the tuned grid: {against_grid['difference']}, **{against_grid['the data say']}**, "
+    f"for one run instead of {tuned.runs}.\n"
+    f"* Stochastic against a fixed τ = 20, at the same price: {against_default['difference']}, "
+    f"**{against_default['the data say']}**.\n"
+    f"* Stochastic against no teacher: {against_none['difference']}, **{against_none['the data say']}**, "
+    f"for {stochastic.flops() / ways['no KD'].flops():.3g} times the computation.{caution}"
+)
+
+# %% [markdown]
+# * A random temperature minimises the average of the grid's losses; nothing is tuned, and nothing has to be.
+# * The saving is the price of the grid that is not run. A fixed default saves the same.
+#
+# ## What would change our mind
+#
+# * For a random τ over a fixed default: a data set where the default loses by more than the margin, and the random one does not.
+# * For the grid: a tuned student that beats one run by more than the margin, with τ and epoch chosen on validation.
+# * For neither: intervals that stay open after the seeds planned above.
+#
+# ## Exercises
+#
+# **1.** Somebody tunes with five temperatures in place of nineteen. What is the cost ratio of the stochastic way then, with separate runs and with a shared teacher, for the paper's networks on CIFAR-100?
+# Cost: none.
+
+# %% tags=["hide-input"]
+student, teacher, _ = pairs["the paper's networks, CIFAR-100"]
+print(f"separate: 5 ×, shared teacher: {(3 * 5 * student + teacher) / (3 * student + teacher):.2f} ×")
+
+# %% [markdown]
+# **2.** The policy `stochastic-log` draws τ evenly on a logarithmic scale. How does its mean differ, and what share of its draws lies below 6?
+# Cost: none.
+
+# %% tags=["hide-input"]
+for name in ("stochastic", "stochastic-log"):
+    policy = temperature.build(name, seed=0, tau_low=low, tau_high=high)
+    many = np.array([policy.draw() for _ in range(10000)])
+    print(f"{name:15} mean {many.mean():.1f}, below 6: {100 * (many < 6).mean():.0f} %")
+
+# %% [markdown]
+# **3.** Train with that policy: `experiments.run(stochastic_name, profile=profile, tau_policy="stochastic-log", tau_low=2, tau_high=20)`.
+# Does it differ from the uniform law by more than the seeds do?
+# The next cell says what one seed costs.
+
+# %% tags=["hide-input"]
+cost = price(stochastic)
+energy = "energy not seen" if cost["kwh"] is None else f"{quantity(cost['kwh'], ENERGY)} ({cost['how']})"
+print(f"about {duration(cost['seconds'])} of training, {energy}")
+
+# %% [markdown]
+# ## Next
+#
+# [How this book was made](../book/made.md) says what executing these pages took; the [ledger](../book/ledger.md) has every run, and waits for yours.
+#
+# ## References
+#
+# * K. Rafat et al. (2023), *Mitigating carbon footprint for knowledge distillation based deep learning model compression*, [doi:10.1371/journal.pone.0285668](https://doi.org/10.1371/journal.pone.0285668); code: [King-Rafat/STKD_CFMitigation](https://github.com/King-Rafat/STKD_CFMitigation)
+# * G. Hinton, O. Vinyals, J. Dean (2015), *Distilling the knowledge in a neural network*, [doi:10.48550/arXiv.1503.02531](https://doi.org/10.48550/arXiv.1503.02531)
+# * D. J. Schuirmann (1987), *A comparison of the two one-sided tests procedure and the power approach for assessing the equivalence of average bioavailability*, [doi:10.1007/BF01068419](https://doi.org/10.1007/BF01068419)
+#
+# ## Receipt
+#
+# What executing this notebook took, training included where a run was not there yet.
+
+# %%
+meter.stop("notebook")
+receipt = carbon.receipt(meter.cost("notebook"), title=f"Receipt of 04 Stochastic temperature, profile {profile}")
+receipt.save(experiments.runs_folder() / "receipts" / "04_stochastic_temperature.json")
+receipt
