@@ -373,7 +373,7 @@ steps = f"{ratios['GFLOPs ratio'].min():.0f} to {ratios['GFLOPs ratio'].max():.0
 states = [
     (f"{printed} million GFLOPs a run, Tiny ImageNet", "confirmed" if agrees else "not confirmed", "forward passes only"),
     ("Tuning multiplies the cost by the size of the grid", "confirmed", "arithmetic: true for any loss and any data"),
-    ("Grams are energy times one intensity", "in part", f"{inside['ours']} single runs and {inside['tuned']} tuned rows fit the EU of 2017"),
+    ("Grams are energy times one intensity", "in part", f"{inside['ours']} of 12 single runs and {inside['tuned']} of 12 tuned fit the EU of 2017"),
     ("Energy of one run", "plausible", "hardware and tool are not known to us"),
     ("Energy of the tuned runs", "not confirmed", f"looks multiplied; printed FLOPs say {steps} runs"),
     (f"{cifar} million GFLOPs a run, CIFAR-100", "not confirmed", f"the rule of Tiny ImageNet gives {by_rule:.2f}"),

@@ -65,13 +65,15 @@ repeats = 15  # timed forward passes per network and batch size in section 6
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from IPython.display import Markdown
+from scipy.stats import t as student_t
 
 from stkd_utils import carbon, compute, data, experiments, ledger, models, plots, seeding, stats
 from stkd_utils.protocol import Protocol
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
-from stkd_utils.training import Supervised, Trainer
+from stkd_utils.training import Supervised, Trainer, default_device
 
 scale = experiments.profile(profile)
 grid = carbon.find_intensity(intensity)
@@ -143,13 +145,14 @@ print(f"pixels after normalising: mean {ready.mean():+.3f}, standard deviation {
 # A mirrored 2 is no 2, so digits are not flipped; photographs are.
 # Each image of a batch gets its own view, from a generator that belongs to the run.
 
-# %% mystnb={"image": {"alt": "Twelve views of one and the same training image, each rotated or shifted a little differently; the first is the original."}, "figure": {"caption": "One image as it is (top left), and eleven augmented views of it.", "name": "fig-views"}}
+# %% mystnb={"image": {"alt": "Ten views of one and the same training image, each rotated or shifted a little differently; the first is the original."}, "figure": {"caption": "One image as it is (top left), and nine augmented views of it.", "name": "fig-views"}}
 augmentation = data.Augmentation(asked["crop_padding"], asked["flip"], asked["rotation_degrees"])
-copies = dataset.train.images[:1].expand(11, -1, -1, -1)
+original = dataset.train.images[(dataset.train.labels == 7).nonzero()[0]]
+copies = original.expand(9, -1, -1, -1)
 views = data.augment(copies, augmentation, dataset.mean, dataset.std, seeding.generator(0, "augment"))
 pixels = views * dataset.std.view(-1, 1, 1) + dataset.mean.view(-1, 1, 1)
-figure, axes = plt.subplots(2, 6, figsize=(plots.COLUMN, 1.6))
-for ax, view in zip(axes.flat, [dataset.train.images[0] / 255, *pixels], strict=True):
+figure, axes = plt.subplots(2, 5, figsize=(plots.COLUMN, 1.8))
+for ax, view in zip(axes.flat, [original[0] / 255, *pixels], strict=True):
     picture(ax, view)
 
 # %% [markdown]
@@ -195,13 +198,15 @@ Markdown(
 fields = {key: asked[key] for key in Protocol.__dataclass_fields__}
 figure, ax = plt.subplots(figsize=(plots.COLUMN, 3))
 lines = [(Protocol(), 50_000, "paper's code", "#222222", "-"), (Protocol(**fields), len(dataset.train), "this page", "#0A4BCB", "--")]
-for protocol, images, label, colour, dash in lines:
+for (protocol, images, label, colour, dash), side in zip(lines, ("bottom", "top"), strict=True):
     steps = -(-images // protocol.batch_size)
     places = [(epoch, step) for epoch in range(1, protocol.epochs + 1) for step in range(steps)]
     rates = [protocol.lr_at(epoch, step, steps) for epoch, step in places]
-    ax.plot(np.linspace(0, 1, len(rates)), rates, color=colour, linestyle=dash)
-    ax.annotate(f"{label},\n{protocol.epochs} epochs", (1, rates[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
-ax.set(yscale="log", xlabel="Share of the run", ylabel="Learning rate")
+    shares = np.linspace(0, 1, len(rates))
+    end = max(share for share, rate in zip(shares, rates, strict=True) if rate == max(rates))
+    ax.plot(shares, rates, color=colour, linestyle=dash)
+    ax.annotate(f" {label}, {protocol.epochs} epochs", (end, max(rates)), color=colour, va=side)
+ax.set(yscale="log", xlabel="Share of the run", ylabel="Learning rate");
 
 # %% [markdown]
 # Now the training: every network, every seed of the profile.
@@ -222,7 +227,7 @@ figure, axes = plt.subplots(2, 1, figsize=(plots.COLUMN, 5), sharex=True, sharey
 for ax, student in zip(axes, ("mobilenetv2", "shufflenetv2"), strict=True):
     plots.learning_curves(history[history.network.isin(["resnet18", student])], ax=ax)
     ax.text(0.98, 0.05, f"student: {NAMES[student]}", transform=ax.transAxes, ha="right")
-axes[0].set(xlabel="", ylim=(None, 100.5))
+axes[0].set(xlabel="", ylim=(0, 100.5));
 
 # %% [markdown]
 # ## 4. What an accuracy is worth
@@ -284,7 +289,7 @@ small = experiments.profile(profile if scale.dataset == "digits" else "quick")
 settings = experiments.resolve("digits/shufflenetv2-base", small.overrides)
 digits = data.load("digits", **{key: settings[key] for key in keys})
 size = {"channels": digits.channels, "width": settings["width"], "depth": settings["depth"]}
-views = data.Augmentation(settings["crop_padding"], settings["flip"], settings["rotation_degrees"])
+moves = data.Augmentation(settings["crop_padding"], settings["flip"], settings["rotation_degrees"])
 protocol = Protocol(**{key: settings[key] for key in Protocol.__dataclass_fields__})
 validation = data.normalise(digits.val.images, digits.mean, digits.std)
 correct = []  # one row per candidate (epoch and seed): which validation images it gets right
@@ -295,7 +300,7 @@ for seed in small.seeds:
         with torch.inference_mode():
             correct.append(model.eval()(validation).argmax(1) == digits.val.labels)
 
-    Trainer(model, digits, protocol, Supervised(), seed=seed, augmentation=views, meter=meter).fit(on_epoch=remember)
+    Trainer(model, digits, protocol, Supervised(), seed=seed, augmentation=moves, meter=meter).fit(on_epoch=remember)
 correct = torch.stack(correct).float()
 price = meter.cost("train")
 print(f"{len(correct)} candidates, {len(digits.val)} validation images; {duration(price.seconds)} of training, energy {price.how}")
@@ -303,7 +308,7 @@ print(f"{len(correct)} candidates, {len(digits.val)} validation images; {duratio
 # %% [markdown]
 # Two thousand random halvings of the same images:
 
-# %% mystnb={"image": {"alt": "Two histograms of accuracy on half A minus accuracy on half B over random halvings. One, for a network fixed beforehand, is centred on zero. The other is for the best candidate by half A."}, "figure": {"caption": "Accuracy on the half that chose (A) minus accuracy on the other (B), over 2,000 random halvings: for the best candidate by A, and for one fixed beforehand (the last epoch of the first seed). Lines: means.", "name": "fig-halves"}}
+# %% mystnb={"image": {"alt": "Two smooth distributions of accuracy on half A minus accuracy on half B over random halvings. One, for a network fixed beforehand, is centred on zero. The other is for the best candidate by half A."}, "figure": {"caption": "Accuracy on the half that chose (A) minus accuracy on the other (B), over 2,000 random halvings: for the best candidate by A, and for one fixed beforehand (the last epoch of the first seed). Lines: means.", "name": "fig-halves"}}
 random = torch.rand(2000, correct.shape[1], generator=seeding.generator(0, "halves"))
 half = correct.shape[1] // 2
 in_a = (random.argsort(1) < half).float()
@@ -314,10 +319,10 @@ gaps = {"fixed": (on_a - on_b)[protocol.epochs - 1], "best by A": (on_a - on_b).
 
 figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.8))
 for (label, gap), colour, side in zip(gaps.items(), ("#222222", "#D13D07"), ("right", "left"), strict=True):
-    ax.hist(100 * gap, bins=np.arange(-12, 12.5, 1), histtype="step", linewidth=2, color=colour)
+    sns.kdeplot(x=100 * gap.numpy(), bw_adjust=2, color=colour, ax=ax)
     ax.axvline(100 * gap.mean(), color=colour, linestyle="--", linewidth=1)
     ax.text(0.02 if side == "right" else 0.98, 0.92, label, transform=ax.transAxes, color=colour, ha="left" if side == "right" else "right")
-ax.set(xlabel="Accuracy on A minus accuracy on B (points)", ylabel="Halvings")
+ax.set(xlabel="Accuracy on A minus accuracy on B (points)", ylabel="Halvings (smoothed)", yticks=[]);
 
 # %% tags=["hide-input"]
 flattery = 100 * float(gaps["best by A"].mean())
@@ -326,7 +331,7 @@ Markdown(
     f"Choosing among {len(correct)} candidates by {half} images, half A shows {honest + flattery:.1f} % on average and half B "
     f"{honest:.1f} %: choosing flattered by **{flattery:.1f} points**. "
     f"For the network fixed beforehand the mean gap is {100 * float(gaps['fixed'].mean()):+.1f}. "
-    "The candidates, the images and the network's quality are the same in both; only the right to choose differs. "
+    "Candidates and images are the same in both; only the right to choose differs. "
     "More images make the flattery smaller, more candidates larger: a grid of temperatures times a hundred epochs is many."
 )
 
@@ -343,7 +348,7 @@ Markdown(
 # %% mystnb={"image": {"alt": "Three rows of dots with intervals, one per network: test accuracy of every run after the last epoch, with the mean over seeds and its 95 % interval."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds, and its 95 % interval.", "name": "fig-accuracy"}}
 table = ledger.table([run.record for group in runs.values() for run in group])
 shown = table.assign(role=table.model.map(ROLE), label=table.model.map(NAMES))
-plots.dots_with_intervals(shown)
+plots.dots_with_intervals(shown);
 
 # %% [markdown]
 # And what each cost, as recorded when it was trained:
@@ -370,10 +375,13 @@ lead = {
     for name in ("mobilenetv2", "shufflenetv2")
 }
 decided = [NAMES[name] for name, gap in lead.items() if gap.low > 0]
-verdict = f"it is ahead beyond doubt of seeds of: {', '.join(decided)}" if decided else "neither lead is beyond the doubt of seeds"
+verdict = f"the interval excludes zero for {' and '.join(decided)}" if decided else "neither interval excludes zero"
+work, clock = (table.groupby("model")[key].mean() for key in ("flops_forward_backward", "seconds"))
 modelled = set(table.energy_how) == {"modelled"}
 Markdown(
     f"The teacher's lead is {lead['mobilenetv2'].points()} over MobileNetV2 and {lead['shufflenetv2'].points()} over ShuffleNetV2; {verdict}. "
+    f"MobileNetV2 took {clock.mobilenetv2 / clock.resnet18:.2g} times the teacher's time for "
+    f"{work.mobilenetv2 / work.resnet18:.2g} times its FLOPs. "
     f"All {len(table)} trainings together took {duration(table.seconds.sum())}. "
     + ("Energy is modelled here, so the column says the same as the seconds. " if modelled else "")
     + f"What may be claimed at profile {profile}: {scale.claims}."
@@ -389,16 +397,18 @@ Markdown(
 # %%
 rows = {}
 for name in NAMES:
-    network = models.build(name, 100, seed=0)
+    network = models.build(name, 100, seed=0).to(default_device())
     one = compute.latency(network, (3, 32, 32), batch_size=1, repeats=repeats)
     many = compute.latency(network, (3, 32, 32), batch_size=32, repeats=max(3, repeats // 3), warmup=1)
     rows[name] = {"macs": counted[name].macs, "one": one.median, "many": many.median, "low": one.low, "high": one.high}
 inference = pd.DataFrame(rows).T
 ms = (1e3 * inference[["one", "low", "high", "many"]]).assign(network=inference.index.map(NAMES), macs=inference.macs / 1e6)
 ms = ms[["network", "macs", "one", "low", "high", "many"]]
+machine = carbon.hardware()
+processor = machine["gpu"] or f"{machine['cpu']}, CPU threads: {torch.get_num_threads()}"
 ms.columns = ["network", "MACs, M", "ms, alone", "lower quartile", "upper quartile", "ms, in a batch of 32"]
 ms.style.format(precision=1).hide().set_caption(
-    f"Forward pass of one 32 × 32 image: median of {repeats}; {carbon.hardware()['cpu']}, {torch.get_num_threads()} threads."
+    f"Forward pass of one 32 × 32 image: median of {repeats}; {processor}."
 )
 
 # %% [markdown]
@@ -419,7 +429,7 @@ for name in ("mobilenetv2", "shufflenetv2"):
     place += 5
 ax.set_yticks([*range(4), *range(5, 9)], labels)
 ax.axvline(100, color="#222222", linewidth=1)
-ax.text(100, -0.9, "teacher", ha="right", va="bottom")
+ax.text(98, 4, "teacher", ha="right", va="center")
 ax.set(xlabel="Share of the teacher (%)", xlim=(0, None), ylim=(8.6, -0.6))
 ax.tick_params(axis="y", length=0)
 ax.grid(False)
@@ -501,12 +511,11 @@ Markdown(
 # %% tags=["hide-input"]
 with meter.block("exercises"):
     level = stats.interval(table[table.model == "mobilenetv2"].test_accuracy)
-    unit = stats.interval([0, 1] * 500).sd  # an alternating list of known spread gives the width for any n
-    widths = {n: level.sd / unit * stats.interval(([0, 1] * n)[:n]).half_width for n in range(2, 200)}
-    wanted = next((n for n, width in widths.items() if width <= level.half_width / 2), None)
-    print(f"1. {wanted} seeds instead of {level.n}, {duration((wanted or 0) * each.mobilenetv2)} of training in all")
+    factor = {n: student_t.ppf(0.975, n - 1) / n**0.5 for n in range(2, 200)}  # half width / standard deviation
+    wanted = next(n for n in factor if factor[n] <= factor[level.n] / 2)
+    print(f"1. {wanted} seeds instead of {level.n}, {duration(wanted * each.mobilenetv2)} of training in all")
 
-    half_wide = models.build("mobilenetv2", 100, width=0.5, seed=0)
+    half_wide = models.build("mobilenetv2", 100, width=0.5, seed=0).to(default_device())
     fewer = counted["mobilenetv2"].macs / compute.count(half_wide, (3, 32, 32)).macs
     faster = inference.one.mobilenetv2 / compute.latency(half_wide, (3, 32, 32), repeats=repeats).median
     print(f"2. {fewer:.1f} times fewer MACs, {faster:.1f} times faster")
