@@ -109,9 +109,9 @@ def all_runs(_executed=None):
     for row in table.sort_values(["profile", "experiment", "tau", "seed"]).itertuples():
         accuracies = [f"{100 * value:.2f}" for value in (row.val_accuracy, row.test_accuracy)]
         energy = f"{_energy(row.energy_kwh)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
-        cost = [duration(row.seconds), energy, row.gpu or row.cpu]
-        lines.append([f"`{row.experiment}`", _tau(row.tau), row.seed, row.profile, *accuracies, *cost, f"`{row.id[:8]}`"])
-    head = ["Experiment", "τ", "Seed", "Profile", "Validation %", "Test %", "Time", "Energy", "Hardware", "Run"]
+        what = [f"`{row.experiment}`", _tau(row.tau), row.seed, row.profile]
+        lines.append([*what, *accuracies, duration(row.seconds), energy, row.gpu or row.cpu])
+    head = ["Experiment", "τ", "Seed", "Profile", "Validation %", "Test %", "Time", "Energy", "Hardware"]
     return _markdown(head, lines)
 
 
