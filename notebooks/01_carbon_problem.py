@@ -107,6 +107,9 @@ print(f"{energy_kwh:.2f} kWh × {pue} × {grid.g_per_kwh:g} g/kWh = {grams:,.0f}
 # PUE belongs to a building.
 # The intensity belongs to a place and a year.
 # Whoever prints grams alone hides all three, so this book keeps them apart.
+#
+# What stays outside of all this book's numbers: making the hardware, keeping it idle, storing and moving data.
+# They are real, and they are not known from inside a program.
 
 # %% [markdown]
 # ## 2. MACs and FLOPs
@@ -189,6 +192,8 @@ run = experiments.run(f"{scale.dataset}/resnet18-base", seed=0, profile=profile)
 
 # %% [markdown]
 # A run that was finished before is not repeated: asking again returns its record, with the cost as it was metered then.
+# That makes the book cheap to read twice, and it means that a table shows what a training cost on the day it ran, not what looking it up costs now.
+# Evaluation on other images is metered apart from training.
 # Its receipt, priced at this page's carbon intensity:
 
 # %%
@@ -196,7 +201,8 @@ cost = replace(carbon.Cost.from_dict(run.record["cost"]["train"]), intensity=gri
 carbon.receipt(cost, title=f"Training {run.record['experiment']}, {run.record['asked']['epochs']} epochs")
 
 # %% [markdown]
-# The last column is the one to read first.
+# Read the last column first.
+# A number without it is a rumour.
 #
 # * **Measured**: a counter in the hardware was read before and after; RAPL for Intel and AMD processors, NVML for NVIDIA cards.
 # * **Modelled**: nobody looked at the power. A power was assumed, and multiplied by the seconds; where the processor is known by name, it is half of its thermal design power.
@@ -233,6 +239,8 @@ Markdown(f"{text} The loop took {duration(cost.seconds)} for {speed}: {flops / c
 #
 # The electricity of Iceland comes from water and hot ground, that of Poland largely from coal.
 # One kilowatt-hour is the same everywhere; its grams are not.
+# So the same training, on the same machine, at the same price of electricity, may be clean or dirty.
+#
 # Two of the rows matter for the paper: Bangladesh, where its authors work, and the European average of 2017.
 
 # %% mystnb={"image": {"alt": "Horizontal bars, one for each grid, sorted from low to high: grams of CO2e for one kilowatt-hour. Bangladesh and the European Union of 2017 are drawn in a second colour."}, "figure": {"caption": "Carbon intensity of nine grids, with the year for which it stands. Highlighted: where the paper's authors work, and the value that their numbers imply (section 5).", "name": "fig-grids"}}

@@ -114,6 +114,9 @@ splits.style.hide().set_caption(f"{dataset.name}: {dataset.classes} classes, ima
 # %% [markdown]
 # The test part is the official one, or a fixed one where the data set has none.
 # Validation is taken from the rest, with the same share of every class.
+# Which images go where is decided by a seed of the data, not by that of a training, so every run in this book sees the same division.
+# No image is in two parts: a network that has seen a test image during training would be examined on its own homework.
+#
 # One training image of each class (the first ten classes):
 
 # %% mystnb={"image": {"alt": "A grid of small images, one training image for each of ten classes, with the name of the class above it."}, "figure": {"caption": "One training image per class.", "name": "fig-classes"}}
@@ -144,6 +147,10 @@ print(f"pixels after normalising: mean {ready.mean():+.3f}, standard deviation {
 # *Augmentation* shows the network a new view of an image each time: moved, mirrored or turned a little, whatever leaves the label true.
 # A mirrored 2 is no 2, so digits are not flipped; photographs are.
 # Each image of a batch gets its own view, from a generator that belongs to the run.
+# Validation and test images are never augmented: they are the same for every network and every epoch.
+#
+# On eight pixels a rotation by ten degrees is a slight thing, and it is read off by interpolation, which blurs.
+# Compare the first picture with the others:
 
 # %% mystnb={"image": {"alt": "Ten views of one and the same training image, each rotated or shifted a little differently; the first is the original."}, "figure": {"caption": "One image as it is (top left), and nine augmented views of it.", "name": "fig-views"}}
 augmentation = data.Augmentation(asked["crop_padding"], asked["flip"], asked["rotation_degrees"])
@@ -161,6 +168,10 @@ for ax, view in zip(axes.flat, [original[0] / 255, *pixels], strict=True):
 # The teacher is a ResNet-18 in its form for small images: no pooling at the start, so that 32 × 32 pixels are not thrown away.
 # The students replace its convolutions by cheaper ones.
 # MobileNetV2 looks at each channel apart and mixes channels with 1 × 1 convolutions; ShuffleNetV2 also leaves half of the channels alone and shuffles them.
+# By the formula of chapter 1, a 3 × 3 convolution from $C$ to $C$ channels takes $9\,C^2$ MACs for each pixel; apart and then mixed it takes $9\,C + C^2$, almost nine times fewer for large $C$.
+#
+# A profile may also make the networks narrower (fewer channels) and shallower (fewer blocks), so that they suit small images and a laptop.
+# The kinds of layers stay, so what is learned here about procedure carries over; accuracies do not.
 # At the paper's size, and at the size that this profile trains:
 
 # %%
@@ -193,6 +204,7 @@ Markdown(
 # Stochastic gradient descent with momentum needs a learning rate at every step.
 # The authors' code warms up over the first epoch and then lowers the rate by a factor of five, three times.
 # Here the schedule is data: the milestones are shares of the run, so a short run has a schedule of the same kind.
+# The rate is also scaled with the batch size, because a small batch takes more steps for each pass over the data.
 
 # %% mystnb={"image": {"alt": "Two step curves of the learning rate over the share of the run, on a logarithmic axis: the paper's schedule and that of this profile. Both rise during the first epoch and then fall in steps."}, "figure": {"caption": "Learning rate over the run: the protocol in the authors' code, and the one of this page.", "name": "fig-schedule"}}
 fields = {key: asked[key] for key in Protocol.__dataclass_fields__}
@@ -203,9 +215,10 @@ for (protocol, images, label, colour, dash), side in zip(lines, ("bottom", "top"
     places = [(epoch, step) for epoch in range(1, protocol.epochs + 1) for step in range(steps)]
     rates = [protocol.lr_at(epoch, step, steps) for epoch, step in places]
     shares = np.linspace(0, 1, len(rates))
-    end = max(share for share, rate in zip(shares, rates, strict=True) if rate == max(rates))
+    top = max(rates)
+    end = shares[len(rates) - 1 - rates[::-1].index(top)]
     ax.plot(shares, rates, color=colour, linestyle=dash)
-    ax.annotate(f" {label}, {protocol.epochs} epochs", (end, max(rates)), color=colour, va=side)
+    ax.annotate(f" {label}, {protocol.epochs} epochs", (end, top), color=colour, va=side)
 ax.set(yscale="log", xlabel="Share of the run", ylabel="Learning rate");
 
 # %% [markdown]
@@ -218,6 +231,8 @@ runs = {name: experiments.sweep(f"{scale.dataset}/{name}-base", seeds=scale.seed
 # %% [markdown]
 # After every epoch the network is measured on the validation part.
 # The bands are 95 % intervals over seeds; with few seeds they are wide, and that is what is known.
+# An interval of this kind assumes that the seeds are independent and roughly normal.
+# Two or three values are too few to check that, which is one more reason not to read differences that are smaller than a band.
 
 # %% mystnb={"image": {"alt": "Two panels of learning curves, validation accuracy over epochs with bands over seeds: the teacher with MobileNetV2 above, the teacher with ShuffleNetV2 below."}, "figure": {"caption": "Validation accuracy over the epochs: mean over seeds with its 95 % interval. Above with MobileNetV2, below with ShuffleNetV2.", "name": "fig-curves"}}
 history = pd.concat(
@@ -236,6 +251,7 @@ axes[0].set(xlabel="", ylim=(0, 100.5));
 #
 # A training has random numbers in it: initial weights, the order of images, their views.
 # Another seed gives another network, and a result that holds for one seed only is an anecdote.
+# The three sources are separate streams of random numbers, all derived from one seed: drawing more numbers for one leaves the others alone.
 # So seeds must differ, and the record of each run shows that they did, by a checksum of its first weights:
 
 # %%
@@ -351,7 +367,11 @@ shown = table.assign(role=table.model.map(ROLE), label=table.model.map(NAMES))
 plots.dots_with_intervals(shown);
 
 # %% [markdown]
-# And what each cost, as recorded when it was trained:
+# The pale marks are single runs, the dark one is their mean.
+# The row's text repeats the mean and half the width of its interval.
+#
+# And what each cost, as recorded when it was trained.
+# Evaluation is metered apart and is not in these columns, because how often one looks is a choice of the observer:
 
 # %%
 rows = []
@@ -391,6 +411,8 @@ Markdown(
 # ## 6. What a network costs to use
 #
 # A network is trained once and may be used a billion times.
+# The price of tuning is paid once, the price of size with every answer; that is the reason to distil at all.
+#
 # How long does an image take?
 # Weights do not matter for that, so networks of the paper's size with random weights will do, on 32 × 32 images, one at a time and in batches:
 
