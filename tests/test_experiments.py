@@ -42,9 +42,9 @@ def test_every_experiment_resolves_in_every_profile(name, profile):
 def test_paper_profile_is_the_protocol_of_the_paper():
     asked = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", experiments.profile("paper").overrides)
     wanted = {
-        "epochs": 100, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "milestones": [0.3, 0.6, 0.8],
-        "gamma": 0.2, "warmup_epochs": 1, "crop_padding": 4, "flip": True, "rotation_degrees": 15, "width": 1, "depth": 1,
-        "hard_weight": 0.05, "soft_weight": 0.95, "tau_low": 2, "tau_high": 20,
+        "epochs": 100, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "gamma": 0.2,
+        "milestones": [0.3, 0.6, 0.8], "warmup_epochs": 1, "crop_padding": 4, "flip": True, "rotation_degrees": 15,
+        "width": 1, "depth": 1, "hard_weight": 0.05, "soft_weight": 0.95, "tau_low": 2, "tau_high": 20,
     }  # fmt: skip
     assert {key: asked[key] for key in wanted} == wanted
 

@@ -56,6 +56,8 @@ def run(name, seed=0, profile="quick", *, runs=None, progress=None, intensity="w
     not valid, data.DataNotFound when the data set is not there, training.Diverged when the loss is no longer a
     number.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise settings.ExperimentError(f"A seed is a whole number of 0 or more; got {seed!r}.")
     asked = settings.resolve(name, {**find_profile(profile).overrides, **overrides})
     teacher = _teacher(asked, profile, runs=runs, progress=progress, intensity=intensity, save_seconds=save_seconds)
     asked_hash = settings.digest({**asked, "teacher_run": teacher.record["id"] if teacher else None})

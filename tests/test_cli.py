@@ -1,0 +1,136 @@
+"""The command line as a stranger meets it: one sentence for every wrong question, a record for every right one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from stkd_utils import data, environment, experiments, ledger
+from stkd_utils.__main__ import main
+
+TINY = [word for key in ("train_limit=64", "val_limit=32", "test_limit=32", "epochs=1") for word in ("--set", key)]
+
+
+def test_list_shows_every_experiment_and_profile(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in [*experiments.names(), *experiments.profile_names()])
+
+
+def test_run_leaves_a_record_and_says_where_and_what_it_cost(tmp_path, capsys):
+    asked = ["run", "digits/shufflenetv2-base", "--seed", "3", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    record = ledger.read(shown.strip().splitlines()[-1])
+    assert record["seed"] == 3 and record["asked"]["epochs"] == 1
+    assert "test" in shown and "Emissions" in shown
+    assert main(asked) == 0
+    assert "finished before; nothing was trained" in capsys.readouterr().out
+
+
+def test_intensity_prices_the_same_energy(tmp_path):
+    asked = ["run", "digits/shufflenetv2-base", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    assert main([*asked, "--intensity", "100"]) == 0
+    cost = ledger.read(next(tmp_path.glob("*/record.json")))["cost"]["train"]
+    assert cost["intensity"]["g_per_kwh"] == 100
+    assert cost["co2e_g"] == pytest.approx(100 * cost["energy_kwh"])
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["run", "digits/resnet-18"], "did you mean 'digits/resnet18-base'"),
+        (["run", "digits/resnet18-base", "--profile", "quik"], "did you mean 'quick'"),
+        (["run", "digits/resnet18-base", "--set", "lrr=1"], "unknown key 'lrr'; did you mean 'lr'"),
+        (["run", "digits/resnet18-base", "--set", "tau=4"], "unused"),
+        (["run", "digits/resnet18-base", "--set", "lr"], "--set takes KEY=VALUE"),
+        (["run", "digits/resnet18-base", "--seed", "-1"], "whole number of 0 or more"),
+        (["run", "digits/resnet18-base", "--set", "train_limit=99999"], "which has 1222"),
+        (["run", "digits/resnet18-base", "--intensity", "mars"], "Unknown carbon intensity 'mars'"),
+        (["data", "mnist"], "known: digits, cifar10, cifar100"),
+    ],
+)
+def test_a_wrong_question_gets_one_sentence_and_status_2(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_RUNS", str(tmp_path))
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
+
+
+def test_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "run", interrupted)
+    assert main(["run", "digits/resnet18-base"]) == 130
+    assert "continues from the last checkpoint" in capsys.readouterr().err
+
+
+def test_divergence_is_one_sentence_and_status_1(tmp_path, capsys):
+    asked = ["run", "digits/shufflenetv2-base", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    assert main([*asked, "--set", "lr=1e30", "--set", "warmup_epochs=0", "--set", "epochs=2"]) == 1
+    message = capsys.readouterr().err
+    assert "Training stopped in epoch" in message and message.count("\n") == 1
+
+
+def test_mismatched_torchvision_is_named_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert main(["list"]) == 1
+    message = capsys.readouterr().err
+    assert "torchvision" in message and "pip install" in message and message.count("\n") == 1
+
+
+def cut_off(*_, **__):
+    raise OSError("the network was used")
+
+
+def test_offline_training_needs_no_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", cut_off)
+    monkeypatch.setattr(socket, "getaddrinfo", cut_off)
+    asked = ["run", "digits/resnet18-mobilenetv2-stochastic", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    assert main(asked) == 0
+
+
+def test_offline_without_the_data_is_one_sentence_with_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STKD_DATA", str(tmp_path))
+    assert main(["run", "cifar100/resnet18-base", "--profile", "smoke", "--runs", str(tmp_path / "runs")]) == 2
+    message = capsys.readouterr().err
+    assert str(tmp_path) in message and "python -m stkd_utils data cifar100" in message
+    assert message.count("\n") == 1
+
+
+def test_publish_adds_each_finished_run_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
+    (tmp_path / "ledger").mkdir()
+    assert main(["run", "digits/shufflenetv2-base", "--profile", "smoke", "--runs", str(tmp_path / "runs"), *TINY]) == 0
+    for added in (1, 0):
+        capsys.readouterr()
+        assert main(["publish", "--runs", str(tmp_path / "runs")]) == 0
+        assert f"{added} of 1 finished runs added" in capsys.readouterr().out
+    records, problems = ledger.load()
+    assert len(records) == 1 and not problems
+
+
+def test_the_module_runs_as_a_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "stkd_utils", "list"], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(environment.PACKAGE.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "digits/resnet18-base" in done.stdout
+
+
+def test_real_cifar100_from_teacher_to_record(tmp_path, capsys):
+    try:
+        data.load("cifar100", train_limit=1000)
+    except data.DataNotFound as missing:
+        pytest.skip(f"real CIFAR-100 images are needed: {missing}")
+    asked = ["run", "cifar100/resnet18-mobilenetv2-stochastic", "--profile", "smoke", "--runs", str(tmp_path)]
+    assert main([*asked, "--set", "epochs=1"]) == 0
+    record = ledger.read(capsys.readouterr().out.strip().splitlines()[-1])
+    assert record["asked"]["dataset"] == "cifar100" and record["teacher_id"].startswith("cifar100_resnet18-base")
+    assert 2 <= record["tau"]["min"] <= record["tau"]["max"] <= 20
+    assert record["result"]["last"]["test_loss"] < 10
+    assert json.loads(json.dumps(record)) == record
