@@ -27,10 +27,10 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 # Every outside host that a page may link to, reviewed by hand.
 HOSTS = {
     "arxiv.org", "colab.research.google.com", "doi.org", "github.com", "jmlr.org", "www.cs.toronto.edu",
-    "www.mathjax.org", "d2l.ai", "docs.pytorch.org", "pandas.pydata.org",
+    "www.mathjax.org", "d2l.ai", "docs.pytorch.org", "openintro-ims.netlify.app", "pandas.pydata.org",
 }  # fmt: skip
 # Repositories that are spoken of and are not this one.
-OTHERS = {"King-Rafat/STKD_CFMitigation", "zju-vipa/CMI", "SsisyphusTao/Object-Detection-Knowledge-Distillation"}
+OTHERS = {"King-Rafat/STKD_CFMitigation", "saintslab/carbontracker"}
 
 pytestmark = pytest.mark.timeout(1800)  # the first test that needs the pages may have to build them
 
