@@ -58,17 +58,20 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 
 # %% [markdown]
 # The parameters above are all that a batch machine changes.
-# The next cell imports the helpers, starts the meter, and says what one execution of this notebook cost when it was last recorded.
+# The next cell starts the meter, and says what executing this page once has cost when that was last recorded.
 
 # %%
+import itertools
+
 import pandas as pd
 import torch
 from IPython.display import Markdown
 
 from stkd_utils import carbon, data, experiments, ledger, losses, models, plots, stats
-from stkd_utils.procedures import Procedure, recorded
-from stkd_utils.receipt import ENERGY, MASS, duration, quantity
+from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded
+from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.slider import TauSlider
+from stkd_utils.tables import table
 
 scale = experiments.profile(profile)
 plots.use_style()
@@ -77,22 +80,8 @@ meter.start("notebook")
 ledger.price_tag("03_classic_kd", profile)
 
 
-# %% [markdown]
-# Every profile may claim something else, and every table below needs a caption.
-# Two small helpers take care of both.
-
 # %%
-def table(rows, caption):
-    """``rows`` (dicts) as a table with a caption and without row numbers."""
-    return pd.DataFrame(rows).style.hide(axis="index").set_caption(caption)
-
-
-def shown(value, units):
-    """``value`` in the unit that suits it, or the words "not seen"."""
-    return "not seen" if value is None else quantity(value, units)
-
-
-Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results at this scale may claim *{scale.claims}*.")
+Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may claim *{scale.claims}*.")
 
 # %% [markdown]
 # ## 1. What does a temperature do?
@@ -135,7 +124,7 @@ print(f"The example is of class {dataset.class_names[labels[example]]}.")
 TauSlider(logits_t[example], class_names=dataset.class_names, image=images[example])
 
 # %% [markdown]
-# At $\tau = 1$ the teacher tells the student hardly more than the label does.
+# The surer the teacher is, the less it says at $\tau = 1$ that the label does not.
 # Higher up, the small bars grow: which wrong classes look a little like the right one is what Hinton and colleagues call *dark knowledge*.
 # For a page that does not move, the same image at three temperatures:
 
@@ -143,7 +132,7 @@ TauSlider(logits_t[example], class_names=dataset.class_names, image=images[examp
 plots.softened_bars(logits_t[example], [1, 4, 20], class_names=dataset.class_names);
 
 # %% [markdown]
-# The highest bar falls and the others rise, without ever changing places.
+# From top to bottom the highest bar falls and the lowest one rises, and no two ever change places.
 #
 # ## 2. Which loss, and which gradient?
 #
@@ -180,17 +169,15 @@ for tau in (1, 2, 4, 20, 100, 1000):
     losses.hinton(z_s, z_t, labels, tau, hard_weight=0.0, soft_weight=1.0)["soft"].backward()
     formula = tau * (losses.soften(logits_s, tau) - losses.soften(z_t, tau)) / batch
     matching = (centred(logits_s) - centred(z_t)) / dataset.classes / batch
-    off = (z_s.grad - matching).norm() / z_s.grad.norm()
-    rows.append({
-        "τ": tau,
-        "gradient − formula, largest": f"{(z_s.grad - formula).abs().max():.1e}",
-        "distance from logit matching": f"{100 * off:.1f} %",
-    })  # fmt: skip
+    apart = (z_s.grad - formula).abs().max()
+    distance = 100 * (z_s.grad - matching).norm() / z_s.grad.norm()
+    rows.append((tau, f"{apart:.1e}", f"{distance:.2g} %"))
+rows = pd.DataFrame(rows, columns=["τ", "gradient − formula, largest", "distance from logit matching"])
 table(rows, f"Gradient of the soft term, {batch} validation images, double precision")
 
 # %% [markdown]
 # The second column is rounding error: the formula is the gradient.
-# The last column falls as $\tau$ grows, relative to the size of the gradient.
+# The last column, relative to the size of the gradient, tends to zero as $\tau$ grows.
 # So a temperature is not only a degree of softness; it chooses between matching probabilities, where only the likely classes count, and matching logits, where all count alike.
 #
 # ## 3. What does the reduction of the KL do?
@@ -200,7 +187,8 @@ table(rows, f"Gradient of the soft term, {batch} validation images, double preci
 # The repository of the paper uses that default (read in its code, not in the paper).
 # Nothing breaks, and that is the danger: the weights mean something else on every data set.
 #
-# The next cell counts it.
+# The next cell counts it, in two ways: by the factor that stands before the KL, and by the size of the gradient that each term sends to the student's logits.
+# The factor is $w_s\,\tau^2$ for the batch mean, and $w_s\,\tau^2 / K$ for the element mean.
 # Random logits stand in for a student and a teacher, so that only the class count differs; the weights are those of this book's experiments, which follow the original code.
 
 # %%
@@ -220,19 +208,13 @@ def pull(loss, classes, tau):
 
 
 rows = []
-for classes in (10, 100, 200):
-    for tau in (2, 4, 20):
-        ratios = [pull(loss, classes, tau) for loss in (losses.hinton, losses.hinton_element_mean)]
-        factor = weights["soft_weight"] * tau**2
-        rows.append({
-            "K": classes,
-            "τ": tau,
-            "weight of the KL, batch mean": f"{factor:.3g}",
-            "weight, element mean": f"{factor / classes:.2g}",
-            "soft : hard gradient, batch mean": f"{ratios[0]:.2g}",
-            "gradients, element mean": f"{ratios[1]:.2g}",
-        })  # fmt: skip
-table(rows, f"Balance of the two terms; hard weight {weights['hard_weight']:g}, soft weight {weights['soft_weight']:g}")
+for classes, tau in itertools.product((10, 100, 200), (2, 4, 20)):
+    factor = weights["soft_weight"] * tau**2
+    ratios = [pull(loss, classes, tau) for loss in (losses.hinton, losses.hinton_element_mean)]
+    rows.append((classes, tau, factor, factor / classes, *ratios))
+heads = ["K", "τ", "weight, batch mean", "weight, element mean", "gradients, batch mean", "gradients, element mean"]
+rows = pd.DataFrame(rows, columns=heads).map("{:.3g}".format)
+table(rows, "Balance of the two terms: factor of the KL, and soft gradient over hard gradient")
 
 # %% [markdown]
 # Two things can be read here.
@@ -270,7 +252,9 @@ plots.tau_curve(pd.concat([points, reference], ignore_index=True));
 
 # %% [markdown]
 # The band is what the seeds disagree about.
-# Whether the curve has a peak, or only noise, is a question that the numbers answer: does the best temperature beat its neighbours and the others by more than the seeds scatter?
+# The eye finds a peak in every curve.
+# Whether it is there, or only noise, is a question for the numbers: does the best temperature beat the others by more than the seeds scatter?
+# Differences are taken within seeds, because equal seeds share their starting weights and the order of their images.
 
 # %%
 by_tau = points.pivot(index="seed", columns="tau", values="val_accuracy")
@@ -289,18 +273,18 @@ Markdown(
 #
 # Somebody who tunes does not average over seeds: they train the grid once, keep the $\tau$ with the highest validation accuracy (at a tie, the lower validation loss), and report its test accuracy.
 # Every seed here is one such person.
+# They look at the test split once, after the choice.
 
 # %%
-rows = []
-for record in grid.kept():
-    last = record["result"]["last"]
-    rows.append({
-        "seed": record["seed"],
-        "τ chosen": f"{record['asked']['tau']:g}",
-        "validation": f"{100 * last['val_accuracy']:.1f} %",
-        "test": f"{100 * last['test_accuracy']:.1f} %",
-    })  # fmt: skip
-table(rows, f"The choice of each seed's grid of {grid.runs} temperatures, last epoch")
+rows = [
+    (record["seed"], record["asked"]["tau"], 100 * last["val_accuracy"], 100 * last["test_accuracy"])
+    for record in grid.kept() for last in [record["result"]["last"]]
+]  # fmt: skip
+rows = pd.DataFrame(rows, columns=["seed", "τ chosen", "validation, %", "test, %"]).map("{:.3g}".format)
+table(rows, f"What each seed's grid of {grid.runs} temperatures chooses")
+
+# %% [markdown]
+# In one sentence, computed from the table:
 
 # %%
 chosen = sorted({record["asked"]["tau"] for record in grid.kept()})
@@ -318,41 +302,21 @@ Markdown(
 # ## 6. What does the procedure cost?
 #
 # The student that is kept is one run, but the procedure that found it is the whole grid.
-# The next table adds up the recorded cost of training, whether or not this execution trained anything; evaluation and the teacher's own training are apart.
+# Whoever reports only the run that was kept leaves out most of what was spent.
+# The next table adds up the recorded cost of training, whether or not this execution trained anything.
+# Evaluation is not in it, and the teacher, which all students share, has a row of its own.
 
 # %%
-FLOPS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
-
-
-def costs(what, records, repeats=1):
-    """One row of the table: the mean cost of ``what``, which was carried out ``repeats`` times."""
-    part = Procedure(what, "KD tuned tau", tuple({**record, "seed": 0} for record in records))
-    cost = part.costs(intensity)[0]
-    energy, grams = (None if value is None else value / repeats for value in (cost.energy_kwh, cost.co2e_g))
-    return {
-        "what": what,
-        "runs": part.runs // repeats,
-        "time": duration(cost.seconds / repeats),
-        "energy": shown(energy, ENERGY),
-        "how": cost.how,
-        "emissions": shown(grams, MASS),
-        "forward only": quantity(part.flops(backward=False) / repeats, FLOPS),
-        "forward + backward": quantity(part.flops() / repeats, FLOPS),
-    }
-
-
-# %%
-machine = grid.records[0]["hardware"]
-rows = [
-    costs("one run, mean", grid.records, len(grid.records)),
-    costs("one grid, mean", grid.records, len(grid.seeds)),
-    costs("all grids of this chapter", grid.records),
-    costs("the teacher, once", [teacher_run.record]),
-]
-table(rows, f"Cost of training, as recorded on {machine['gpu'] or machine['cpu']}, {machine['threads']} CPU threads")
+last = scale.taus[-1]
+of_last = tuple(record for record in grid.records if record["asked"]["tau"] == last)
+one = Procedure(f"KD, τ = {last}", "KD fixed tau", of_last)
+teacher_alone = Procedure("the teacher, once", "teacher", (teacher_run.record,))
+ways = [alone, one, grid, teacher_alone]
+table(cost_columns(ways, intensity), f"Training one student, mean over seeds, on {made_on(ways)}")
 
 # %% [markdown]
 # Forward passes only is how the paper counts; training also runs backward through the student, not through the frozen teacher.
+# The grid's row is as many times the row above it as the grid has temperatures: exactly so in FLOPs, and within the scatter of a busy machine in seconds.
 # *Modelled* energy is an assumed power times seconds: ratios of it are ratios of time, no more.
 # The table of the [fourth chapter](04_stochastic_temperature.ipynb) sets these rows against a way that needs one run.
 #
@@ -361,23 +325,15 @@ table(rows, f"Cost of training, as recorded on {machine['gpu'] or machine['cpu']
 # The paper prints such tuned rows for four data sets (its Table 4, Hinton's loss; VOC is object detection, in mAP).
 
 # %%
-rows, round_ones, pairs = [], 0, 0
+rows, blocks = [], []
 for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet", "VOC"):
-    block = ledger.paper_table(name)
-    for _, pair in block.set_index("method").groupby("loss"):
-        multiple = round(pair.co2e_g["tuned"] / pair.co2e_g["ours"], 1)
-        pairs += 1
-        round_ones += abs(multiple * pair.co2e_g["ours"] - pair.co2e_g["tuned"]) < 0.0051
-    row = block[(block.loss == "HKD") & (block.method == "tuned")].iloc[0]
-    score = row["map50" if "map50" in row else "accuracy"]
-    rows.append({
-        "data": name,
-        "accuracy or mAP": f"{100 * score:.2f} ± {100 * row.spread:.2f} %",
-        "10⁶ GFLOPs": f"{row.gflops_millions:g}",
-        "energy": f"{row.energy_kwh:.2f} kWh",
-        "emissions": f"{row.co2e_g:,.0f} g CO₂e",
-    })  # fmt: skip
-table(rows, "The paper's tuned KD, as printed; kind of spread and number of runs are not printed")
+    blocks += [block.set_index("method") for _, block in ledger.paper_table(name).groupby("loss")]
+    row = ledger.paper_table(name).query("loss == 'HKD' and method == 'tuned'").iloc[0]
+    score, spread = 100 * row.get("accuracy", row.get("map50")), 100 * row.spread
+    cost = (f"{row.gflops_millions:g}", f"{row.energy_kwh:.2f}", f"{row.co2e_g:,.0f}")
+    rows.append((name, f"{score:.2f} ± {spread:.2f}", *cost))
+rows = pd.DataFrame(rows, columns=["data", "accuracy or mAP, %", "10⁶ GFLOPs", "kWh", "g CO₂e"])
+table(rows, "The paper's tuned KD, as printed; what its ± is, is not printed beside it")
 
 # %% [markdown]
 # Beside them, what this book's ledger holds for the same networks on CIFAR at the two larger profiles.
@@ -385,12 +341,11 @@ table(rows, "The paper's tuned KD, as printed; kind of spread and number of runs
 # %%
 records, _ = ledger.load()
 rows = []
-for size in ("gpu", "paper"):
-    for name in ("cifar10", "cifar100"):
-        found = recorded(records, f"{name}/resnet18-mobilenetv2-kd", size, "KD, tuned τ", "KD tuned tau")
-        reached = stats.interval(found.accuracy()).percent() if found else "not run yet"
-        grid_size = found.runs if found else "–"
-        rows.append({"data": name, "profile": size, "temperatures": grid_size, "test accuracy, tuned": reached})
+for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
+    found = recorded(records, f"{name}/resnet18-mobilenetv2-kd", size, "KD, tuned τ", "KD tuned tau")
+    reached = (found.runs, stats.interval(found.accuracy()).percent()) if found else ("–", "not run yet")
+    rows.append((name, size, *reached))
+rows = pd.DataFrame(rows, columns=["data", "profile", "temperatures", "test accuracy, tuned"])
 table(rows, "This book's tuned KD at larger scale, from the ledger")
 
 # %% [markdown]
@@ -399,9 +354,15 @@ table(rows, "This book's tuned KD at larger scale, from the ledger")
 # The second is a property of the printed grams, so it can be computed.
 
 # %%
+def multiplied(block):
+    """Whether the tuned CO₂e is the stochastic CO₂e times a number with one decimal, to the printed digit."""
+    tuned, once = block.co2e_g["tuned"], block.co2e_g["ours"]
+    return abs(round(tuned / once, 1) * once - tuned) < 0.0051
+
+
 Markdown(
-    f"In **{round_ones} of {pairs}** pairs of rows the printed CO₂e of the tuned way is "
-    "the printed CO₂e of one stochastic run times a number with one decimal, to the printed digit. "
+    f"In **{sum(map(multiplied, blocks))} of {len(blocks)}** pairs of rows, the printed CO₂e of the tuned way "
+    "is that of one stochastic run times a number with one decimal, to the printed digit. "
     "It was probably multiplied, not metered."
 )
 
@@ -409,14 +370,14 @@ Markdown(
 # ## What we learned
 
 # %%
-cheap, whole = (part[0].seconds for part in (alone.costs(), grid.costs()))
+whole, cheap = (way.price()["seconds"] for way in (grid, alone))
 gain = stats.paired(grid.accuracy(), alone.accuracy())
 decided = "more than" if gain.low > 0 else "less than" if gain.high < 0 else "not distinguishably from"
 speaks = "" if profile != "smoke" else " (A smoke run claims nothing but that it runs: ignore these accuracies.)"
 Markdown(
     f"* A tuned grid of {grid.runs} temperatures gives {stats.interval(grid.accuracy()).percent()} on the test split, "
     f"**{decided}** the student alone: {gain.points()}, paired by seed.{speaks}\n"
-    f"* It takes {whole / cheap:.3g} times the training time of the student alone (seed {grid.seeds[0]}).\n"
+    f"* It takes {whole / cheap:.3g} times the training time of the student alone (mean over seeds).\n"
     f"* {len(rivals)} of {by_tau.shape[1] - 1} temperatures could not be told from the best one: "
     "each run that only refines such a choice is paid for and not seen in the result."
 )
@@ -474,8 +435,9 @@ print(f"against chosen on validation: {optimism.points()}")
 # The next cell says what that takes.
 
 # %% tags=["hide-input"]
-one = costs("one run", grid.records, len(grid.records))
-print(f"about {one['time']} of training, {one['energy']} ({one['how']}), {one['emissions']}")
+cost = one.price(intensity)
+energy = "energy not seen" if cost["kwh"] is None else quantity(cost["kwh"], ENERGY)
+print(f"about {duration(cost['seconds'])} of training, {energy}, for each seed")
 
 # %% [markdown]
 # ## Next

@@ -60,6 +60,8 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 # What executing this page once has cost, as recorded in the ledger:
 
 # %%
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -67,8 +69,9 @@ import torch
 from IPython.display import Markdown
 
 from stkd_utils import carbon, compute, data, experiments, ledger, losses, plots, stats, temperature
-from stkd_utils.procedures import Procedure, recorded
-from stkd_utils.receipt import ENERGY, MASS, duration, quantity
+from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
+from stkd_utils.receipt import ENERGY, duration, quantity
+from stkd_utils.tables import table
 
 scale = experiments.profile(profile)
 plots.use_style()
@@ -78,12 +81,6 @@ ledger.price_tag("04_stochastic_temperature", profile)
 
 
 # %%
-def table(rows, caption):
-    """``rows`` (dicts) as a table with a caption and without row numbers."""
-    return pd.DataFrame(rows).style.hide(axis="index").set_caption(caption)
-
-
-FLOPS = ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
 caution = "" if profile != "smoke" else " **A smoke run claims nothing but that it runs: ignore its accuracies.**"
 Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may claim *{scale.claims}*.{caution}")
 
@@ -145,11 +142,13 @@ Markdown(
 # ## 2. Which loss does that minimise?
 #
 # Every batch follows the gradient of its own $L(\tau_b)$.
-# The draw is independent of the batch, so on average this is the gradient of the mean loss over the range:
+# That looks restless: the same batch would pull the student towards hard targets at one step and towards matched logits at another.
+# But the draw is independent of the batch, so on average the step is along the gradient of the mean loss over the range:
 #
 # $$\mathbb{E}_\tau\big[L(\tau)\big] = \frac{1}{m} \sum_{\tau} L(\tau)$$
 #
-# So the method is ordinary stochastic gradient descent on the *average* of the losses that a grid would minimise one by one.
+# So the method is ordinary stochastic gradient descent on the *average* of the losses that a grid would minimise one by one, with some more noise than usual.
+# It does not search for a good temperature, and it does not find one; it trains for all of them at once.
 # The next cell takes one batch with fixed logits, draws many temperatures, and lets the running mean of the loss find that average.
 
 # %%
@@ -215,67 +214,42 @@ stochastic, tuned = ways["KD, stochastic τ"], ways["KD, tuned τ"]
 
 # %%
 starts = {}
-for way in ways.values():
-    for record in way.records:
-        starts.setdefault(record["seed"], set()).add(record["init_checksum"])
-rows = [
-    {"seed": seed, "different starting weights": len(sums), "checksum": ", ".join(sums)}
-    for seed, sums in starts.items()
-]
-table(rows, f"Starting weights of the student in all {len(tuned.records) + 4 * len(scale.seeds)} runs compared")
+every_run = {record["id"]: record for way in ways.values() for record in way.records}
+for record in every_run.values():
+    starts.setdefault(record["seed"], []).append(record["init_checksum"])
+rows = [(seed, len(sums), len(set(sums)), sums[0]) for seed, sums in starts.items()]
+rows = pd.DataFrame(rows, columns=["seed", "runs", "different starts", "checksum"])
+table(rows, "Starting weights of the student")
 
 # %% [markdown]
-# One checksum a seed: within a seed, only the loss differs.
+# Where the third column says one, the runs of that seed differ in their loss, and in nothing before it.
 #
 # ## 4. What does each way reach, and what does it cost?
 #
-# The costs are those of the whole procedure for one student, as recorded when its runs were trained; evaluation and the one teacher that all share are left out.
-# The last two columns divide by the stochastic way, once in counted FLOPs, once in metered energy (in time where no energy was seen).
-
-
-# %%
-def mean(values):
-    """Mean over seeds; None where any of them was not seen."""
-    return None if any(value is None for value in values) else float(np.mean(values))
-
-
-def price(way):
-    """Mean cost of one procedure: seconds, kWh, grams (None where not seen), how, FLOPs forward + backward."""
-    costs = way.costs(intensity)
-    seconds, kwh, grams = (mean([getattr(cost, key) for cost in costs]) for key in ("seconds", "energy_kwh", "co2e_g"))
-    return {"seconds": seconds, "kwh": kwh, "grams": grams, "how": costs[0].how, "flops": way.flops()}
-
-
-def ratio(way, key):
-    """Cost of ``way`` over that of the stochastic way, as text."""
-    return f"{price(way)[key] / price(stochastic)[key]:.3g} ×"
-
+# A student is one run, but the way to it may be many.
+# So the costs in the next table are those of the whole procedure, as recorded when its runs were trained.
+# Evaluation is left out, and so is the teacher, which all share.
+# The last two columns divide by the stochastic way: *counted* in FLOPs with the backward pass, *metered* in energy, or in time where no energy was seen.
 
 # %%
-metered = "seconds" if any(price(way)["kwh"] is None for way in ways.values()) else "kwh"
-rows = []
-for label, way in ways.items():
-    cost = price(way)
-    rows.append({
-        "method": label,
-        "test accuracy, last epoch": stats.interval(way.accuracy()).percent(),
-        "chosen epoch": stats.interval(way.accuracy(epoch="chosen")).percent(),
-        "runs": way.runs,
-        "computation": quantity(cost["flops"], FLOPS),
-        "time": duration(cost["seconds"]),
-        "energy": "not seen" if cost["kwh"] is None else f"{quantity(cost['kwh'], ENERGY)} ({cost['how']})",
-        "emissions": "not seen" if cost["grams"] is None else quantity(cost["grams"], MASS),
-        "counted": ratio(way, "flops"),
-        "metered": ratio(way, metered),
-    })  # fmt: skip
-machines = [record["hardware"] for way in ways.values() for record in way.records]
-where = "; ".join({f"{one['gpu'] or one['cpu']}, CPU threads: {one['threads']}": None for one in machines})
-table(rows, f"Student on {scale.dataset}: mean ± 95 % interval over seeds; cost of one whole procedure on {where}")
+prices = {label: way.price(intensity) for label, way in ways.items()}
+metered = "seconds" if any(price["kwh"] is None for price in prices.values()) else "kwh"
+single = prices[stochastic.label][metered]
+columns = cost_columns(list(ways.values()), intensity)
+for epoch in ("last", "chosen"):
+    reached = [stats.interval(way.accuracy(epoch=epoch)).percent() for way in ways.values()]
+    columns[f"{epoch} epoch, %"] = [text.split(" %")[0] for text in reached]
+columns["counted"] = [f"{way.flops() / stochastic.flops():.3g} ×" for way in ways.values()]
+columns["metered"] = [f"{price[metered] / single:.3g} ×" for price in prices.values()]
+order = sorted((head for head in columns if "forward" not in head), key=lambda head: head != "" and "epoch" not in head)
+caption = f"{scale.dataset}, test accuracy: mean ± 95 % interval, n = {len(scale.seeds)} seeds; cost of one procedure on "
+table({head: columns[head] for head in order}, caption + made_on(ways.values()))
 
 # %% [markdown]
 # *Chosen epoch* is the epoch that validation prefers; the tuned way then chooses τ by that epoch too.
 # Energy marked *modelled* is an assumed power times seconds, so its ratios are ratios of time.
 # Nothing in this table chose anything on the test split.
+# Read the accuracies and the ratios as one statement: the first say what a procedure delivers, the second what it takes to have it delivered.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each of the five ways to train the student."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval.", "name": "figure-ways"}}
 kept = [ledger.table(way.kept()).assign(role=way.role, label=way.label) for way in ways.values()]
@@ -293,51 +267,39 @@ plots.cost_bars(pd.concat(every, ignore_index=True), value="energy_kwh" if meter
 # Equal seeds share starting weights and the order of the images, so differences are taken *within* seeds.
 # To be *different*, the 95 % interval of the mean difference must leave out zero.
 # To be *equivalent*, the difference must be shown to lie within a margin, by two one-sided tests.
-# Neither follows from the other's absence.
+# Neither follows from the other's absence: few seeds give wide intervals, and a wide interval is no evidence of equality.
 #
 # The margin is stated before looking, **one accuracy point**: the smallest loss at which somebody who deploys the student might rather pay for the grid.
 # The paper's own numbers let us judge that choice.
 
 # %%
 MARGIN = 0.01
-gaps = []
+gaps = {}
 for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet"):
     for loss_name, pair in ledger.paper_table(name).set_index("method").groupby("loss"):
-        gaps.append({"data": name, "loss": loss_name, "gap": pair.accuracy["ours"] - pair.accuracy["tuned"]})
-gaps = pd.DataFrame(gaps)
-within = gaps.gap.abs() < MARGIN
-largest = gaps.loc[gaps.gap.abs().idxmax()]
+        gaps[f"{loss_name} on {name}"] = abs(pair.accuracy["ours"] - pair.accuracy["tuned"])
+widest = max(gaps, key=gaps.get)
+hinton = max(gap for pair, gap in gaps.items() if pair.startswith("HKD"))
 Markdown(
-    f"Of the paper's {len(gaps)} classification pairs, {within.sum()} differ by less than the margin; "
-    f"the widest gap is {100 * abs(largest.gap):.2f} points ({largest.loss} on {largest.data}). "
-    f"For Hinton's loss all lie within {100 * gaps[gaps.loss == 'HKD'].gap.abs().max():.2f} points."
+    f"Of the paper's {len(gaps)} classification pairs, {sum(gap < MARGIN for gap in gaps.values())} differ by less "
+    f"than the margin; the widest gap is {100 * gaps[widest]:.2f} points ({widest}). "
+    f"For Hinton's loss all lie within {100 * hinton:.2f} points."
 )
 
+# %% [markdown]
+# So the margin lies between what the paper prints for Hinton's loss and the widest gap of another loss.
+# Now the differences on this page: the stochastic way minus each of the others.
 
 # %%
-def verdict(way):
-    """One row: stochastic minus ``way``, within seeds, and what may be said."""
-    ours, theirs = stochastic.accuracy(), way.accuracy()
-    gap, test = stats.paired(ours, theirs), stats.equivalence(ours, theirs, MARGIN)
-    said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
-    said = ["nothing at this scale"] if profile == "smoke" else said or ["not decided"]
-    return {
-        "stochastic τ minus": way.label,
-        "difference": gap.points(2),
-        "p of equivalence": "–" if np.isnan(test.p) else f"{test.p:.2g}",
-        "the data say": " and ".join(said),
-    }
-
-
 others = [way for way in ways.values() if way is not stochastic]
-verdicts = {way.label: verdict(way) for way in others}
-caption = f"Test accuracy, last epoch, paired by seed: 95 % interval; equivalence within ± {100 * MARGIN:g} point"
-table(verdicts.values(), caption)
+verdicts = {way.label: verdict(stochastic, way, MARGIN) for way in others}
+if profile == "smoke":
+    verdicts = {label: {**row, "the data say": "nothing at this scale"} for label, row in verdicts.items()}
+table(verdicts.values(), f"Stochastic τ: difference in test accuracy; equivalence within ± {100 * MARGIN:g} point")
 
 # %%
-claims = caution or f"This profile may claim {scale.claims}."
-lines = [f"* Against **{way}**: {row['difference']}; the data say: **{row['the data say']}**." for way, row in verdicts.items()]
-Markdown("Stochastic temperature, on this page's runs:\n\n" + "\n".join(lines) + f"\n\n{claims.strip()}")
+lines = [f"* against **{label}**, the data say: {row['the data say']}" for label, row in verdicts.items()]
+Markdown("Stochastic temperature, on this page's runs:\n\n" + "\n".join(lines) + f"\n\n{caution.strip()}")
 
 # %% [markdown]
 # *Better* and *equivalent* can both be true: a difference that is there and too small to matter.
@@ -352,13 +314,9 @@ Markdown("Stochastic temperature, on this page's runs:\n\n" + "\n".join(lines) +
 rows = []
 for way in others:
     gap = stats.paired(stochastic.accuracy(), way.accuracy())
-    known = gap.n > 1
-    rows.append({
-        "stochastic τ minus": way.label,
-        "half-width now": f"{100 * gap.half_width:.2f} points" if known else "unknown",
-        "seeds now": gap.n,
-        "seeds for ± 0.5 points": stats.seeds_needed(gap.sd, 0.005) if known else "unknown",
-    })  # fmt: skip
+    planned = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 else "unknown"
+    rows.append((way.label, f"± {100 * gap.half_width:.2f}", gap.n, planned))
+rows = pd.DataFrame(rows, columns=["against", "interval now, points", "seeds now", "seeds for ± 0.5 points"])
 table(rows, "Planning, from a spread that few seeds know only roughly")
 
 # %% [markdown]
@@ -388,12 +346,14 @@ Markdown(
 # **The ratio is the number of grid points.**
 # Every run of the grid does the same work as the one stochastic run, so their counted ratio is fixed before anything is trained.
 # It says how large a grid somebody else would have run, not how efficient a random temperature is.
+# Against a grid of five it would be five.
 
 # %%
+row = list(ways).index(tuned.label)
 Markdown(
-    f"Grid points: **{tuned.runs}**. "
-    f"Counted ratio: **{ratio(tuned, 'flops')}**. Metered ratio: **{ratio(tuned, metered)}**. "
-    f"Against one run with a fixed τ = 20 the counted ratio is {ratio(ways['KD, τ = 20'], 'flops')}."
+    f"Grid points: **{tuned.runs}**. Counted ratio: **{columns['counted'][row]}**. "
+    f"Metered ratio: **{columns['metered'][row]}**. "
+    f"One run with a fixed τ = 20, counted: {columns['counted'][list(ways).index('KD, τ = 20')]}."
 )
 
 # %% [markdown]
@@ -424,26 +384,26 @@ Markdown(
 # $$\frac{3 G s + t}{3 s + t}$$
 
 # %%
-per_mac = compute.run_flops(student_macs=1, images=1, epochs=1, backward=True)  # FLOPs of training
-sizes = extra[extra.metric == "gmacs_per_image"].set_index("dataset")
-rows = []
-counted = stochastic.records[0]["compute"]
-pairs = {f"this page, {scale.dataset}": (counted["macs_student"], counted["macs_teacher"], tuned.runs)}
+def shared(student, teacher, points):
+    """FLOPs of a grid over those of one run, when its students share each forward pass of the teacher."""
+    alone = compute.run_flops(student_macs=student, images=1, epochs=1, backward=True)
+    forward = compute.flops(teacher)
+    return compute.procedure_flops(alone, points, once=forward) / (alone + forward)
+
+
+def paper_macs(name):
+    """GMACs of the paper's student and teacher for one image of a data set."""
+    here = extra[(extra.metric == "gmacs_per_image") & (extra.dataset == name)]
+    return (float(here[here[who] == net].value.item()) for who, net in (("student", "MobileNetV2"), ("teacher", "ResNet18")))
+
+
+# %%
+macs = stochastic.records[0]["compute"]
+cases = {f"this page, {scale.dataset}": (macs["macs_student"], macs["macs_teacher"], tuned.runs)}
 for name in ("CIFAR-100", "Tiny ImageNet"):
-    here = sizes.loc[[name]]
-    student, teacher = (
-        float(here[here[who] == network].value.iloc[0])
-        for who, network in (("student", "MobileNetV2"), ("teacher", "ResNet18"))
-    )
-    pairs[f"the paper's networks, {name}"] = (student, teacher, len(values))
-for label, (student, teacher, points) in pairs.items():
-    one, shared = per_mac * student, compute.flops(teacher)
-    rows.append({
-        "networks": label,
-        "grid points": points,
-        "separate runs": f"{compute.procedure_flops(one + shared, points) / (one + shared):.3g} ×",
-        "one shared teacher": f"{compute.procedure_flops(one, points, once=shared) / (one + shared):.3g} ×",
-    })  # fmt: skip
+    cases[f"the paper's networks, {name}"] = (*paper_macs(name), len(values))
+rows = [(label, case[2], f"{shared(*case):.3g} ×") for label, case in cases.items()]
+rows = pd.DataFrame(rows, columns=["networks", "grid points, and ratio of separate runs", "ratio with a shared teacher"])
 table(rows, "Computation of the grid over that of one stochastic run, forward and backward")
 
 # %% [markdown]
@@ -457,40 +417,35 @@ table(rows, "Computation of the grid over that of one stochastic run, forward an
 # %%
 rows = []
 for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet", "VOC"):
-    block = ledger.paper_table(name).query("loss == 'HKD'").set_index("method")
-    score = 100 * block["map50" if "map50" in block else "accuracy"]
-    rows.append({
-        "data": f"{name} (paper)",
-        "tuned": f"{score['tuned']:.2f} ± {100 * block.spread['tuned']:.2f} %",
-        "stochastic": f"{score['ours']:.2f} ± {100 * block.spread['ours']:.2f} %",
-        "stochastic − tuned": f"{score['ours'] - score['tuned']:+.2f}".replace("-", "−"),
-        "computation": f"{block.gflops_millions['tuned'] / block.gflops_millions['ours']:.1f} ×",
-        "emissions": f"{block.co2e_g['tuned'] / block.co2e_g['ours']:.1f} ×",
-    })  # fmt: skip
+    block = ledger.paper_table(name).query("loss == 'HKD'").set_index("method").loc[["tuned", "ours"]]
+    score = 100 * block.get("accuracy", block.get("map50"))
+    reached = [f"{value:.2f} ± {100 * spread:.2f}" for value, spread in zip(score, block.spread, strict=True)]
+    ratios = [f"{block[key].iloc[0] / block[key].iloc[1]:.1f} ×" for key in ("gflops_millions", "co2e_g")]
+    rows.append((f"{name} (paper)", *reached, f"{score['ours'] - score['tuned']:+.2f}".replace("-", "−"), *ratios))
 
 
-def beside(label, tuned, stochastic):
-    """The same columns from runs of this book; "not run yet" where there are none."""
-    if tuned is None or stochastic is None:
-        return {"data": label, **dict.fromkeys(list(rows[0])[1:], "not run yet")}
-    grid, one = price(tuned), price(stochastic)
-    emissions = "not seen" if None in (grid["grams"], one["grams"]) else f"{grid['grams'] / one['grams']:.1f} ×"
-    gap = stochastic.accuracy().mean() - tuned.accuracy().mean()
-    texts = [stats.interval(way.accuracy()).percent(2) for way in (tuned, stochastic)]
-    shown = [*texts, f"{100 * gap:+.2f}".replace("-", "−"), f"{grid['flops'] / one['flops']:.1f} ×", emissions]
-    return {"data": label, **dict(zip(list(rows[0])[1:], shown, strict=True))}
+def beside(label, grid, one):
+    """The same columns from two procedures of this book, or "not run yet"."""
+    if grid is None or one is None:
+        return label, "not run yet", *[""] * 4
+    reached = [stats.interval(way.accuracy()).percent(2).split(" %")[0] for way in (grid, one)]
+    grams = [way.price(intensity)["grams"] for way in (grid, one)]
+    emissions = "not seen" if None in grams else f"{grams[0] / grams[1]:.1f} ×"
+    gap = 100 * (one.accuracy().mean() - grid.accuracy().mean())
+    return label, *reached, f"{gap:+.2f}".replace("-", "−"), f"{grid.flops() / one.flops():.1f} ×", emissions
 
 
 # %%
 records, _ = ledger.load()
 rows.append(beside(f"{scale.dataset}, {profile} (this page)", tuned, stochastic))
-for name in ("cifar10", "cifar100"):
-    for size in ("gpu", "paper"):
-        start = f"{name}/resnet18-mobilenetv2"
-        grid = recorded(records, f"{start}-kd", size, "KD, tuned τ", "KD tuned tau")
-        one = recorded(records, f"{start}-stochastic", size, "KD, stochastic τ", "stochastic tau")
-        rows.append(beside(f"{name}, {size} (ledger)", grid, one))
-table(rows, "Tuned against stochastic: the paper's spread is of an unstated kind, this book's is a 95 % interval")
+for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
+    start = f"{name}/resnet18-mobilenetv2"
+    grid = recorded(records, f"{start}-kd", size, tuned.label, tuned.role)
+    one = recorded(records, f"{start}-stochastic", size, stochastic.label, stochastic.role)
+    rows.append(beside(f"{name}, {size} (ledger)", grid, one))
+heads = ["data", "tuned, %", "stochastic, %", "difference", "computation", "emissions"]
+rows = pd.DataFrame(rows, columns=heads)
+table(rows, "Tuned against stochastic. This book's ± is a 95 % interval; what the paper's is, is not printed beside it")
 
 # %% [markdown]
 # The paper's ratios of emissions differ between data sets although a grid has one number of points; the [chapter before](03_classic_kd.ipynb) shows why they look multiplied.
@@ -499,15 +454,17 @@ table(rows, "Tuned against stochastic: the paper's spread is of an unstated kind
 # ## What we learned
 
 # %%
-against_grid, against_default, against_none = (verdicts[label] for label in ("KD, tuned τ", "KD, τ = 20", "no KD"))
-Markdown(
-    f"* Stochastic against the tuned grid: {against_grid['difference']}, **{against_grid['the data say']}**, "
-    f"for one run instead of {tuned.runs}.\n"
-    f"* Stochastic against a fixed τ = 20, at the same price: {against_default['difference']}, "
-    f"**{against_default['the data say']}**.\n"
-    f"* Stochastic against no teacher: {against_none['difference']}, **{against_none['the data say']}**, "
-    f"for {stochastic.flops() / ways['no KD'].flops():.3g} times the computation.{caution}"
-)
+extra_work = stochastic.flops() / ways["no KD"].flops()
+prices_said = {
+    "KD, tuned τ": f"for one run instead of {tuned.runs}",
+    "KD, τ = 20": "at the same price",
+    "no KD": f"for {extra_work:.3g} times the computation",
+}
+lines = [
+    f"* Against *{label}*, {price}: {verdicts[label]['difference']}, **{verdicts[label]['the data say']}**."
+    for label, price in prices_said.items()
+]
+Markdown("\n".join(lines) + f"\n\n{caution.strip()}")
 
 # %% [markdown]
 # * A random temperature minimises the average of the grid's losses; nothing is tuned, and nothing has to be.
@@ -525,8 +482,7 @@ Markdown(
 # Cost: none.
 
 # %% tags=["hide-input"]
-student, teacher, _ = pairs["the paper's networks, CIFAR-100"]
-print(f"separate: 5 ×, shared teacher: {(3 * 5 * student + teacher) / (3 * student + teacher):.2f} ×")
+print(f"separate: 5 ×, shared teacher: {shared(*paper_macs('CIFAR-100'), 5):.2f} ×")
 
 # %% [markdown]
 # **2.** The policy `stochastic-log` draws τ evenly on a logarithmic scale. How does its mean differ, and what share of its draws lies below 6?
@@ -544,8 +500,8 @@ for name in ("stochastic", "stochastic-log"):
 # The next cell says what one seed costs.
 
 # %% tags=["hide-input"]
-cost = price(stochastic)
-energy = "energy not seen" if cost["kwh"] is None else f"{quantity(cost['kwh'], ENERGY)} ({cost['how']})"
+cost = stochastic.price(intensity)
+energy = "energy not seen" if cost["kwh"] is None else quantity(cost["kwh"], ENERGY)
 print(f"about {duration(cost['seconds'])} of training, {energy}")
 
 # %% [markdown]

@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import carbon
+from . import carbon, stats
+from .receipt import ENERGY, MASS
+from .tables import FLOPS, TIME, column
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,16 @@ class Procedure:
         """The `carbon.Cost` of training all runs of a seed, a list; kWh as recorded, grams at ``intensity``."""
         return [sum(_cost(record, intensity) for record in group) for group in self._by_seed().values()]
 
+    def price(self, intensity="world"):
+        """Mean over seeds of seconds, kwh and grams, a dict; None for what was not seen for every seed."""
+        costs = self.costs(intensity)
+        parts = {
+            "seconds": [cost.seconds for cost in costs],
+            "kwh": [cost.energy_kwh for cost in costs],
+            "grams": [cost.co2e_g for cost in costs],
+        }
+        return {key: None if None in values else float(np.mean(values)) for key, values in parts.items()}
+
     def flops(self, backward=True):
         """FLOPs of all runs of one seed: forward and backward passes, or forward only as the paper counts."""
         key = "flops_forward_backward" if backward else "flops_forward"
@@ -68,6 +80,52 @@ class Procedure:
         for record in sorted(self.records, key=lambda record: record["seed"]):
             groups.setdefault(record["seed"], []).append(record)
         return groups
+
+
+def cost_columns(ways, intensity="world"):
+    """What one student costs by each of ``ways`` (a list of `Procedure`): a dict of columns, ready for `tables.table`.
+
+    Number of runs, FLOPs forward only and forward + backward, time, energy, emissions; one unit a column, in its head.
+    Introduced in notebook 03.
+    """
+    prices = [way.price(intensity) for way in ways]
+    columns = {"": [way.label for way in ways], "runs": [way.runs for way in ways]}
+    for head, values, units in (
+        ("{}, forward", [way.flops(backward=False) for way in ways], FLOPS),
+        ("{}, with backward", [way.flops() for way in ways], FLOPS),
+        ("{}", [price["seconds"] for price in prices], TIME),
+        ("{}", [price["kwh"] for price in prices], ENERGY),
+        ("{}", [price["grams"] for price in prices], MASS),
+    ):
+        unit, texts = column(values, units)
+        columns[head.format(unit)] = texts
+    return columns
+
+
+def made_on(ways):
+    """Where the runs of ``ways`` were trained, and how their energy is known: one phrase for a caption."""
+    machines = [record["hardware"] for way in ways for record in way.records]
+    places = {f"{one['gpu'] or one['cpu']}, CPU threads: {one['threads']}": None for one in machines}
+    how = {record["cost"]["train"]["how"]: None for way in ways for record in way.records}
+    return f"{'; '.join(places)}; energy: {', '.join(how)}"
+
+
+def verdict(one, other, margin):
+    """What the test accuracies (last epoch, paired by seed) say of ``one`` against ``other``: a dict of texts.
+
+    "better" or "worse" where the 95 % interval of the difference leaves out zero; "equivalent" where two one-sided
+    tests put it within ± ``margin`` (a fraction); both can hold. "not decided" where neither does, which is no finding.
+    Introduced in notebook 04.
+    """
+    gap = stats.paired(one.accuracy(), other.accuracy())
+    test = stats.equivalence(one.accuracy(), other.accuracy(), margin)
+    said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
+    return {
+        "against": other.label,
+        "difference": gap.points(2),
+        "p of equivalence": "–" if np.isnan(test.p) else f"{test.p:.2g}",
+        "the data say": " and ".join(said) or "not decided",
+    }
 
 
 def recorded(records, experiment, profile, label, role):

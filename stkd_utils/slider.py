@@ -47,7 +47,7 @@ document.querySelectorAll(".tau-slider:not([data-moves])").forEach((box) => {
     });
     const best = p.indexOf(Math.max(...p));
     const spread = Math.exp(p.reduce((a, q) => a - (q > 0 ? q * Math.log(q) : 0), 0));
-    said.textContent = `τ = ${tau}: ${names[best]} gets ${(100 * p[best]).toFixed(1)} %; ` +
+    said.textContent = `τ = ${tau}: class ${names[best]} gets ${(100 * p[best]).toFixed(1)} %; ` +
       `belief as wide as ${spread.toFixed(1)} equal classes`;
   };
   range.addEventListener("input", follow);
@@ -84,7 +84,7 @@ class TauSlider:
         data = f'data-logits="{_attribute(self.logits.tolist())}" data-names="{_attribute(self.names)}"'
         return "\n".join([
             f'<div class="tau-slider" role="group" aria-label="Softening by temperature" style="{PLATE}" {data}>',
-            f'<div style="{TOP}">{self._picture()}<label style="{CONTROL}">Temperature τ, from 1 to 20',
+            f'<div style="{TOP}">{self._picture()}<label style="{CONTROL}">Temperature τ, 1 to 20',
             f'<input type="range" min="1" max="20" step="1" value="{self.tau}" style="{RANGE}"></label></div>'.format(
                 colour=self.colour
             ),

@@ -3,7 +3,7 @@
 import pytest
 
 from stkd_utils import carbon
-from stkd_utils.procedures import Procedure, recorded
+from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
 
 
 def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
@@ -14,6 +14,7 @@ def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
         "asked": {"tau": tau},
         "result": {"last": result, "chosen": result | {"val_accuracy": 1 - val}},
         "cost": {"train": carbon.Cost(seconds, {"cpu": reading}).to_dict()},
+        "hardware": {"gpu": None, "cpu": "abacus", "threads": 1},
         "compute": {"flops_forward": 10, "flops_forward_backward": 30},
     }
 
@@ -66,3 +67,32 @@ def test_a_grid_that_is_still_being_filled_is_read_as_far_as_every_seed_got():
     assert {record["asked"]["tau"] for record in found.records} == {2}
     assert recorded(dated, "a", "paper", "grid", "KD tuned tau") is None
     assert recorded([], "a", "gpu", "grid", "KD tuned tau") is None
+
+
+def test_costs_stand_in_columns_with_one_unit_each():
+    alone = Procedure("alone", "no KD", (record(0, 2, 0.5, 0.5, 0.5), record(1, 2, 0.5, 0.5, 0.5)))
+    columns = cost_columns([alone, GRID], 1000)
+    assert columns[""] == ["alone", "grid"] and columns["runs"] == [1, 2]
+    assert columns["s"] == ["2", "4"] and columns["Wh"] == ["1", "2"] and columns["g CO₂e"] == ["1", "2"]
+    assert made_on([alone, GRID]) == "abacus, CPU threads: 1; energy: modelled"
+
+
+@pytest.mark.parametrize("shift, said", [
+    ((0.0, 0.0, 0.0), "equivalent"),
+    ((0.002, 0.003, 0.002), "better and equivalent"),
+    ((-0.05, -0.06, -0.05), "worse"),
+    ((-0.05, 0.0, 0.05), "not decided"),
+])  # fmt: skip
+def test_verdicts(shift, said):
+    def way(label, values):
+        records = (record(seed, 2, 0.5, 0.5, test) for seed, test in enumerate(values))
+        return Procedure(label, "no KD", tuple(records))
+
+    base = [0.9, 0.91, 0.92]
+    found = verdict(way("one", [a + b for a, b in zip(base, shift, strict=True)]), way("other", base), 0.01)
+    assert found["the data say"] == said and found["against"] == "other"
+
+
+def test_a_single_seed_decides_nothing():
+    alone = Procedure("alone", "no KD", (record(0, 2, 0.5, 0.5, 0.5),))
+    assert verdict(alone, alone, 0.01)["the data say"] == "not decided"
