@@ -37,6 +37,7 @@ def parser():
 
     publish = commands.add_parser("publish", help="append finished runs to the ledger")
     publish.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
+    publish.add_argument("--book", metavar="P", help="instead, what the book of profile P trained and its notebooks cost")
     publish.set_defaults(call=_publish)
     return top
 
@@ -122,11 +123,15 @@ def _data(asked):
 
 
 def _publish(asked):
-    from . import experiments, ledger
+    from . import experiments, ledger, notebooks
 
-    records = [ledger.read(path) for path in sorted(experiments.runs_folder(asked.runs).glob("*/record.json"))]
+    runs = notebooks.runs_folder(asked.book) if asked.book else experiments.runs_folder(asked.runs)
+    records = [ledger.read(path) for path in sorted(runs.glob("*/record.json"))]
     added = ledger.append(records)
     print(f"{added} of {len(records)} finished runs added to {ledger.folder() / 'runs.jsonl'}.")
+    if asked.book:
+        added = ledger.append_executions(notebooks.collect(asked.book).notebooks)
+        print(f"{added} executions of notebooks added to {ledger.folder() / 'notebooks.jsonl'}.")
 
 
 if __name__ == "__main__":

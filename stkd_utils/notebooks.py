@@ -111,7 +111,7 @@ def execute(profile="quick", only=None, out="_build", *, root=".", parameters=No
         raise NotebookError(f"No notebook starts with '{only}'. Known: {', '.join(path.stem for path in known)}.")
     values = {"profile": profile, **(parameters or {})}
     jobs = [_Job(path, profile, _differing(path, values), out, root) for path in paths]
-    runs = Path(runs) if runs else out / "runs" / profile / environment.code_digest()
+    runs = Path(runs) if runs else runs_folder(profile, out)
     (out / "executed" / profile).mkdir(parents=True, exist_ok=True)
     done = {}
     with FileLock(out / "executed" / f"{profile}.lock"):
@@ -127,6 +127,11 @@ def execute(profile="quick", only=None, out="_build", *, root=".", parameters=No
             whole = {"profile": profile, "date": _now(), "notebooks": report.notebooks}
             _write(out / "executed" / profile / "report.json", whole)
     return report
+
+
+def runs_folder(profile, out="_build"):
+    """Where the trainings of the notebooks live: one folder per profile and per state of the result-making source."""
+    return Path(out) / "runs" / profile / environment.code_digest()
 
 
 def collect(profile="quick", out="_build", *, root=".", parameters=None, statuses=None):
@@ -244,7 +249,7 @@ def _hash(path, profile, given, root):
     digest.update(json.dumps([cells, profile, given, environment.packages()], sort_keys=True).encode())
     ledger = Path(os.environ.get("STKD_LEDGER") or root / "book" / "ledger")
     source = [file for file in environment.PACKAGE.rglob("*") if file.suffix in {".py", ".json"}]
-    data = [file for file in ledger.glob("*") if file.suffix in {".jsonl", ".csv"}]
+    data = [file for file in ledger.glob("*") if file.name in {"runs.jsonl", "paper.csv"}]
     for file in sorted(set(source) - {environment.PACKAGE / name for name in NOT_READ}) + sorted(data):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from stkd_utils import data, environment, experiments, ledger
+from stkd_utils import data, environment, experiments, ledger, notebooks
 from stkd_utils.__main__ import main
+from stkd_utils.carbon import hardware
 
 TINY = [word for key in ("train_limit=64", "val_limit=32", "test_limit=32", "epochs=1") for word in ("--set", key)]
 
@@ -134,3 +135,18 @@ def test_real_cifar100_from_teacher_to_record(tmp_path, capsys):
     assert 2 <= record["tau"]["min"] <= record["tau"]["max"] <= 20
     assert record["result"]["last"]["test_loss"] < 10
     assert json.loads(json.dumps(record)) == record
+
+
+def test_publish_of_a_book_adds_its_runs_and_what_its_notebooks_cost(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ledger").mkdir()
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
+    monkeypatch.setattr(notebooks, "runs_folder", lambda profile: tmp_path / profile)
+    row = {
+        "name": "01_x", "profile": "smoke", "status": "current", "seconds": 3.0, "energy_kwh": None, "how": "not seen",
+        "co2e_g": None, "date": "2026-01-01T00:00:00+00:00", "code": environment.code(), "hardware": hardware(),
+    }  # fmt: skip
+    monkeypatch.setattr(notebooks, "collect", lambda profile: notebooks.Report(profile, (row,)))
+    assert main(["run", "digits/shufflenetv2-base", "--profile", "smoke", "--runs", str(tmp_path / "smoke"), *TINY]) == 0
+    assert main(["publish", "--book", "smoke"]) == 0
+    assert "1 of 1 finished runs" in (shown := capsys.readouterr().out) and "1 executions" in shown
+    assert ledger.executions().notebook.tolist() == ["01_x"]
