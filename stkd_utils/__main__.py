@@ -37,7 +37,7 @@ def parser():
 
     publish = commands.add_parser("publish", help="append finished runs to the ledger")
     publish.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
-    publish.add_argument("--book", metavar="P", help="instead, what the book of profile P trained and its notebooks cost")
+    publish.add_argument("--book", metavar="P", help="instead, what the book of profile P trained and cost")
     publish.set_defaults(call=_publish)
     return top
 
