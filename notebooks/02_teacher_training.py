@@ -353,17 +353,11 @@ chosen = on_a.argmax(0)
 gaps = {"fixed": (on_a - on_b)[protocol.epochs - 1], "best by A": (on_a - on_b).gather(0, chosen[None])[0]}
 
 figure, ax = plt.subplots(figsize=(plots.COLUMN, 2.8))
-for (label, gap), colour, side in zip(gaps.items(), ("#222222", "#D13D07"), ("right", "left"), strict=True):
+looks = (("#222222", 0.02, "left"), ("#D13D07", 0.98, "right"))
+for (label, gap), (colour, place, side) in zip(gaps.items(), looks, strict=True):
     sns.kdeplot(x=100 * gap.numpy(), bw_adjust=2, color=colour, ax=ax)
     ax.axvline(100 * gap.mean(), color=colour, linestyle="--", linewidth=1)
-    ax.text(
-        0.02 if side == "right" else 0.98,
-        0.92,
-        label,
-        transform=ax.transAxes,
-        color=colour,
-        ha="left" if side == "right" else "right",
-    )
+    ax.text(place, 0.92, label, transform=ax.transAxes, color=colour, ha=side)
 _ = ax.set(xlabel="Accuracy on A minus accuracy on B (points)", ylabel="Halvings (smoothed)", yticks=[])
 # %% tags=["hide-input"]
 flattery = 100 * float(gaps["best by A"].mean())
@@ -405,26 +399,10 @@ for name, group in table.groupby("model", sort=False):
     accuracy = [stats.interval(both[key]).percent().split(" (")[0] for key in both]
     cost = (duration(group.seconds.mean()), "not seen" if np.isnan(energy) else quantity(energy, ENERGY))
     grams = "not seen" if np.isnan(energy) else quantity(energy * grid.g_per_kwh, MASS).removesuffix(" CO₂e")
-    rows.append(
-        (
-            NAMES[name],
-            *accuracy,
-            *cost,
-            group.energy_how.iloc[0],
-            grams,
-            group.flops_forward_backward.mean() / 1e12,
-        )
-    )
-columns = [
-    "network",
-    "test, last epoch",
-    "test, chosen epoch",
-    "time",
-    "energy",
-    "how known",
-    "CO₂e",
-    "TFLOPs",
-]
+    work = group.flops_forward_backward.mean() / 1e12
+    rows.append((NAMES[name], *accuracy, *cost, group.energy_how.iloc[0], grams, work))
+columns = ["network", "test, last epoch", "test, chosen epoch", "time", "energy"]
+columns += ["how known", "CO₂e", "TFLOPs"]
 caption = f"One training: means over {len(scale.seeds)} seeds."
 pd.DataFrame(rows, columns=columns).style.format(precision=3).hide().set_caption(caption)
 
@@ -468,13 +446,8 @@ for name in NAMES:
     network = models.build(name, 100, seed=0).to(default_device())
     one = compute.latency(network, (3, 32, 32), batch_size=1, repeats=repeats)
     many = compute.latency(network, (3, 32, 32), batch_size=32, repeats=max(3, repeats // 3), warmup=1)
-    rows[name] = {
-        "macs": counted[name].macs,
-        "one": one.median,
-        "many": many.median,
-        "low": one.low,
-        "high": one.high,
-    }
+    rows[name] = {"macs": counted[name].macs, "one": one.median, "many": many.median}
+    rows[name] |= {"low": one.low, "high": one.high}
 inference = pd.DataFrame(rows).T
 ms = (1e3 * inference[["one", "low", "high", "many"]]).assign(
     network=inference.index.map(NAMES), macs=inference.macs / 1e6
