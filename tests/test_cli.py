@@ -147,7 +147,7 @@ def test_publish_of_a_book_adds_its_runs_and_what_its_notebooks_cost(tmp_path, m
     }  # fmt: skip
     monkeypatch.setattr(notebooks, "collect", lambda profile: notebooks.Report(profile, (row,)))
     asked = ["run", "digits/shufflenetv2-base", "--profile", "smoke", *TINY]
-    assert main([*asked, "--runs", str(tmp_path / "runs")]) == 0
+    assert main([*asked, "--runs", str(tmp_path / "smoke")]) == 0
     assert main(["publish", "--book", "smoke"]) == 0
     assert "1 of 1 finished runs" in (shown := capsys.readouterr().out) and "1 executions" in shown
     assert ledger.executions().notebook.tolist() == ["01_x"]
