@@ -153,7 +153,8 @@ plots.softened_bars(logits_t[example], [1, 4, 20], class_names=dataset.class_nam
 # The next cell checks both statements with automatic differentiation, on the teacher's logits and those of an untrained student.
 
 # %%
-student = models.build("mobilenetv2", dataset.classes, channels=dataset.channels, width=0.25, seed=0).eval()
+student = models.build("mobilenetv2", dataset.classes, channels=dataset.channels, width=0.25, seed=0)
+student.eval()
 with torch.inference_mode():
     logits_s = student(inputs).double().clone()
 z_t, batch = logits_t.double().clone(), len(labels)
@@ -172,7 +173,8 @@ for tau in (1, 2, 4, 20, 100, 1000):
     apart = (z_s.grad - formula).abs().max()
     distance = 100 * (z_s.grad - matching).norm() / z_s.grad.norm()
     rows.append((tau, f"{apart:.1e}", f"{distance:.2g} %"))
-rows = pd.DataFrame(rows, columns=["τ", "gradient − formula, largest", "distance from logit matching"])
+heads = ["τ", "gradient − formula, largest", "distance from logit matching"]
+rows = pd.DataFrame(rows, columns=heads)
 table(rows, f"Gradient of the soft term, {batch} validation images, double precision")
 
 # %% [markdown]
@@ -203,8 +205,8 @@ def pull(loss, classes, tau):
     y = torch.randint(classes, (2000,), generator=draw)
     z_s = z_s.requires_grad_()
     terms = loss(z_s, 3 * z_t, y, tau, **weights)
-    hard, soft = (torch.autograd.grad(terms[key], z_s, retain_graph=True)[0].norm() for key in ("hard", "soft"))
-    return (soft / hard).item()
+    hard, soft = (torch.autograd.grad(terms[key], z_s, retain_graph=True)[0] for key in ("hard", "soft"))
+    return (soft.norm() / hard.norm()).item()
 
 
 rows = []
@@ -212,7 +214,8 @@ for classes, tau in itertools.product((10, 100, 200), (2, 4, 20)):
     factor = weights["soft_weight"] * tau**2
     ratios = [pull(loss, classes, tau) for loss in (losses.hinton, losses.hinton_element_mean)]
     rows.append((classes, tau, factor, factor / classes, *ratios))
-heads = ["K", "τ", "weight, batch mean", "weight, element mean", "gradients, batch mean", "gradients, element mean"]
+what = ("weight, batch mean", "weight, element mean", "gradients, batch mean", "gradients, element mean")
+heads = ["K", "τ", *what]
 rows = pd.DataFrame(rows, columns=heads).map("{:.3g}".format)
 table(rows, "Balance of the two terms: factor of the KL, and soft gradient over hard gradient")
 
@@ -231,13 +234,9 @@ table(rows, "Balance of the two terms: factor of the KL, and soft gradient over 
 # Runs that exist already are read, not repeated.
 
 # %%
-grid_runs = experiments.sweep(
-    f"{scale.dataset}/resnet18-mobilenetv2-kd",
-    seeds=scale.seeds, profile=profile, intensity=intensity, tau=list(scale.taus),
-)  # fmt: skip
-alone_runs = experiments.sweep(
-    f"{scale.dataset}/mobilenetv2-base", seeds=scale.seeds, profile=profile, intensity=intensity, progress="none"
-)
+options = {"seeds": scale.seeds, "profile": profile, "intensity": intensity}
+grid_runs = experiments.sweep(f"{scale.dataset}/resnet18-mobilenetv2-kd", tau=list(scale.taus), **options)
+alone_runs = experiments.sweep(f"{scale.dataset}/mobilenetv2-base", progress="none", **options)
 
 # %% [markdown]
 # Temperatures are compared on the *validation* split, because one of them is about to be chosen.
@@ -260,10 +259,12 @@ plots.tau_curve(pd.concat([points, reference], ignore_index=True));
 by_tau = points.pivot(index="seed", columns="tau", values="val_accuracy")
 best, worst = by_tau.mean().idxmax(), by_tau.mean().idxmin()
 level = {tau: stats.interval(by_tau[tau]) for tau in by_tau}
-rivals = [tau for tau in by_tau if tau != best and not stats.paired(by_tau[best], by_tau[tau]).low > 0]
+gaps = {tau: stats.paired(by_tau[best], by_tau[tau]) for tau in by_tau if tau != best}
+rivals = [tau for tau, gap in gaps.items() if not gap.low > 0]
 Markdown(
-    f"The means run from {level[worst].percent()} at τ = {worst:g} to {level[best].percent()} at τ = {best:g}. "
-    f"Of the {by_tau.shape[1] - 1} other temperatures, **{len(rivals)}** cannot be told from the best one "
+    f"The means run from {level[worst].percent()} at τ = {worst:g} "
+    f"to {level[best].percent()} at τ = {best:g}. "
+    f"Of the {len(gaps)} other temperatures, **{len(rivals)}** cannot be told from the best one "
     "with these seeds: the 95 % interval of the paired difference reaches zero. "
     "(The intervals are not adjusted for the number of comparisons.)"
 )
@@ -294,8 +295,10 @@ agree = "the same τ" if len(chosen) == 1 else f"{len(chosen)} different τ"
 Markdown(
     f"The {len(grid.seeds)} tuners choose {agree}: {listed}. "
     f"Their students reach **{held.percent()}** on the test split ({len(dataset.test)} images). "
-    f"On validation ({len(dataset.val)} images), where the choice was made, the same students show {hoped.percent()}. "
-    "That figure is the largest of many noisy ones, and so leans upwards; the test figure took no part in the choice."
+    f"On validation ({len(dataset.val)} images), where the choice was made, "
+    f"the same students show {hoped.percent()}. "
+    "That figure is the largest of many noisy ones, and so leans upwards; "
+    "the test figure took no part in the choice."
 )
 
 # %% [markdown]
@@ -312,7 +315,8 @@ of_last = tuple(record for record in grid.records if record["asked"]["tau"] == l
 one = Procedure(f"KD, τ = {last}", "KD fixed tau", of_last)
 teacher_alone = Procedure("the teacher, once", "teacher", (teacher_run.record,))
 ways = [alone, one, grid, teacher_alone]
-table(cost_columns(ways, intensity), f"Training one student, mean over seeds, on {made_on(ways)}")
+print(f"Trained on {made_on(ways)}.")
+table(cost_columns(ways, intensity), "What training takes, mean over seeds")
 
 # %% [markdown]
 # Forward passes only is how the paper counts; training also runs backward through the student, not through the frozen teacher.
@@ -355,13 +359,14 @@ table(rows, "This book's tuned KD at larger scale, from the ledger")
 
 # %%
 def multiplied(block):
-    """Whether the tuned CO₂e is the stochastic CO₂e times a number with one decimal, to the printed digit."""
+    """Whether the tuned CO₂e is, to the printed digit, a one-decimal multiple of the stochastic one."""
     tuned, once = block.co2e_g["tuned"], block.co2e_g["ours"]
     return abs(round(tuned / once, 1) * once - tuned) < 0.0051
 
 
 Markdown(
-    f"In **{sum(map(multiplied, blocks))} of {len(blocks)}** pairs of rows, the printed CO₂e of the tuned way "
+    f"In **{sum(map(multiplied, blocks))} of {len(blocks)}** pairs of rows, "
+    "the printed CO₂e of the tuned way "
     "is that of one stochastic run times a number with one decimal, to the printed digit. "
     "It was probably multiplied, not metered."
 )
@@ -373,12 +378,12 @@ Markdown(
 whole, cheap = (way.price()["seconds"] for way in (grid, alone))
 gain = stats.paired(grid.accuracy(), alone.accuracy())
 decided = "more than" if gain.low > 0 else "less than" if gain.high < 0 else "not distinguishably from"
-speaks = "" if profile != "smoke" else " (A smoke run claims nothing but that it runs: ignore these accuracies.)"
+speaks = " (A smoke run claims nothing but that it runs.)" if profile == "smoke" else ""
 Markdown(
-    f"* A tuned grid of {grid.runs} temperatures gives {stats.interval(grid.accuracy()).percent()} on the test split, "
+    f"* A tuned grid of {grid.runs} temperatures gives {held.percent()} on the test split, "
     f"**{decided}** the student alone: {gain.points()}, paired by seed.{speaks}\n"
     f"* It takes {whole / cheap:.3g} times the training time of the student alone (mean over seeds).\n"
-    f"* {len(rivals)} of {by_tau.shape[1] - 1} temperatures could not be told from the best one: "
+    f"* {len(rivals)} of {len(gaps)} temperatures could not be told from the best one: "
     "each run that only refines such a choice is paid for and not seen in the result."
 )
 
@@ -412,7 +417,8 @@ print(f"The gradient stays, with a mean size of {difference.abs().mean():.3f}.")
 
 # %% tags=["hide-input"]
 few = sorted({scale.taus[0], scale.taus[len(scale.taus) // 2], scale.taus[-1]})
-coarse = Procedure("coarse", "KD tuned tau", tuple(record for record in grid.records if record["asked"]["tau"] in few))
+part = tuple(record for record in grid.records if record["asked"]["tau"] in few)
+coarse = Procedure("coarse", "KD tuned tau", part)
 print(f"τ in {few}: {stats.interval(coarse.accuracy()).percent()}")
 print(f"{100 * coarse.flops() / grid.flops():.0f} % of the grid's FLOPs")
 print(f"difference to the whole grid: {stats.paired(coarse.accuracy(), grid.accuracy()).points()}")

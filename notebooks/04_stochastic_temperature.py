@@ -81,7 +81,8 @@ ledger.price_tag("04_stochastic_temperature", profile)
 
 
 # %%
-caution = "" if profile != "smoke" else " **A smoke run claims nothing but that it runs: ignore its accuracies.**"
+caution = " **A smoke run claims nothing but that it runs: ignore its accuracies.**"
+caution = caution if profile == "smoke" else ""
 Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may claim *{scale.claims}*.{caution}")
 
 # %% [markdown]
@@ -151,19 +152,21 @@ Markdown(
 # It does not search for a good temperature, and it does not find one; it trains for all of them at once.
 # The next cell takes one batch with fixed logits, draws many temperatures, and lets the running mean of the loss find that average.
 
-# %%
+# %% mystnb={"image": {"alt": "Running mean of the distillation loss over random temperatures against the number of draws; it settles on the horizontal line of the mean over the grid, inside a funnel that narrows with the square root of the number of draws."}, "figure": {"caption": "Running mean of the loss of one batch over random τ. Line: mean over all values; funnel: ± 1.96 standard errors.", "name": "figure-expectation"}}
 draw = torch.Generator().manual_seed(0)
 z_s, z_t = torch.randn(2, 64, 10, generator=draw)
 y = torch.randint(10, (64,), generator=draw)
 weights = {key: setting[key] for key in ("hard_weight", "soft_weight")}
-loss = {float(tau): losses.total(losses.hinton(z_s, 3 * z_t, y, float(tau), **weights)).item() for tau in values}
+loss = {
+    float(tau): losses.total(losses.hinton(z_s, 3 * z_t, y, float(tau), **weights)).item()
+    for tau in values
+}
 average = np.mean(list(loss.values()))
 sampler = temperature.build("stochastic", seed=0, tau_low=low, tau_high=high)
 seen = np.array([loss[sampler.draw()] for _ in range(5000)])
 steps = np.arange(1, len(seen) + 1)
 running = np.cumsum(seen) / steps
 
-# %% mystnb={"image": {"alt": "Running mean of the distillation loss over random temperatures against the number of draws; it settles on the horizontal line of the mean over the grid, inside a funnel that narrows with the square root of the number of draws."}, "figure": {"caption": "Running mean of the loss of one batch over random τ. Line: mean over all values; funnel: ± 1.96 standard errors.", "name": "figure-expectation"}}
 _, ax = plt.subplots(figsize=(plots.COLUMN, 2.6))
 funnel = 1.96 * np.std(list(loss.values())) / np.sqrt(steps)
 ax.fill_between(steps, average - funnel, average + funnel, color="#222222", alpha=0.1, linewidth=0)
@@ -205,7 +208,10 @@ found = {
     ("KD, tuned τ", "KD tuned tau"): experiments.sweep(kd_name, tau=list(scale.taus), **options),
     ("KD, stochastic τ", "stochastic tau"): stochastic_runs,
 }
-ways = {label: Procedure(label, role, tuple(run.record for run in runs)) for (label, role), runs in found.items()}
+ways = {
+    label: Procedure(label, role, tuple(run.record for run in runs))
+    for (label, role), runs in found.items()
+}
 stochastic, tuned = ways["KD, stochastic τ"], ways["KD, tuned τ"]
 
 # %% [markdown]
@@ -229,7 +235,7 @@ table(rows, "Starting weights of the student")
 # A student is one run, but the way to it may be many.
 # So the costs in the next table are those of the whole procedure, as recorded when its runs were trained.
 # Evaluation is left out, and so is the teacher, which all share.
-# The last two columns divide by the stochastic way: *counted* in FLOPs with the backward pass, *metered* in energy, or in time where no energy was seen.
+# The columns *counted* and *metered* divide by the stochastic way: the first in FLOPs, forward and backward, the second in energy, or in time where no energy was seen.
 
 # %%
 prices = {label: way.price(intensity) for label, way in ways.items()}
@@ -241,9 +247,12 @@ for epoch in ("last", "chosen"):
     columns[f"{epoch} epoch, %"] = [text.split(" %")[0] for text in reached]
 columns["counted"] = [f"{way.flops() / stochastic.flops():.3g} ×" for way in ways.values()]
 columns["metered"] = [f"{price[metered] / single:.3g} ×" for price in prices.values()]
-order = sorted((head for head in columns if "forward" not in head), key=lambda head: head != "" and "epoch" not in head)
-caption = f"{scale.dataset}, test accuracy: mean ± 95 % interval, n = {len(scale.seeds)} seeds; cost of one procedure on "
-table({head: columns[head] for head in order}, caption + made_on(ways.values()))
+work = next(head for head in columns if head.endswith("with backward"))
+order = ["", "last epoch, %", "chosen epoch, %", "runs", "counted", "metered", work]
+order += [head for head in columns if head not in order and "forward" not in head]
+print(f"Trained on {made_on(ways.values())}.")
+shown = {head.split(", with")[0]: columns[head] for head in order}
+table(shown, f"Test accuracy on {scale.dataset}, mean ± 95 % interval over {len(scale.seeds)} seeds")
 
 # %% [markdown]
 # *Chosen epoch* is the epoch that validation prefers; the tuned way then chooses τ by that epoch too.
@@ -252,12 +261,18 @@ table({head: columns[head] for head in order}, caption + made_on(ways.values()))
 # Read the accuracies and the ratios as one statement: the first say what a procedure delivers, the second what it takes to have it delivered.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each of the five ways to train the student."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval.", "name": "figure-ways"}}
-kept = [ledger.table(way.kept()).assign(role=way.role, label=way.label) for way in ways.values()]
-plots.dots_with_intervals(pd.concat(kept, ignore_index=True));
+def rows_of(records_of):
+    """The runs that ``records_of`` takes of each way, as tidy rows for a figure."""
+    looks = {way: {"role": way.role, "label": way.label} for way in ways.values()}
+    parts = [ledger.table(list(records_of(way))).assign(**look) for way, look in looks.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+plots.dots_with_intervals(rows_of(Procedure.kept));
 
 # %% mystnb={"image": {"alt": "Horizontal bars of the whole cost of each way to train the student, divided into one segment for each run; the tuned way is as long as all runs of its grid together."}, "figure": {"caption": "What one student costs, one segment a run: mean over seeds, whisker: 95 % interval of the sum.", "name": "figure-costs"}}
-every = [ledger.table(list(way.records)).assign(role=way.role, label=way.label) for way in ways.values()]
-plots.cost_bars(pd.concat(every, ignore_index=True), value="energy_kwh" if metered == "kwh" else "seconds");
+value = "energy_kwh" if metered == "kwh" else "seconds"
+plots.cost_bars(rows_of(lambda way: way.records), value=value);
 
 # %% [markdown]
 # The two figures belong together: the upper one says what is bought, the lower one the price.
@@ -279,10 +294,11 @@ for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet"):
     for loss_name, pair in ledger.paper_table(name).set_index("method").groupby("loss"):
         gaps[f"{loss_name} on {name}"] = abs(pair.accuracy["ours"] - pair.accuracy["tuned"])
 widest = max(gaps, key=gaps.get)
+within = sum(gap < MARGIN for gap in gaps.values())
 hinton = max(gap for pair, gap in gaps.items() if pair.startswith("HKD"))
 Markdown(
-    f"Of the paper's {len(gaps)} classification pairs, {sum(gap < MARGIN for gap in gaps.values())} differ by less "
-    f"than the margin; the widest gap is {100 * gaps[widest]:.2f} points ({widest}). "
+    f"Of the paper's {len(gaps)} classification pairs, {within} differ by less than the margin; "
+    f"the widest gap is {100 * gaps[widest]:.2f} points ({widest}). "
     f"For Hinton's loss all lie within {100 * hinton:.2f} points."
 )
 
@@ -294,12 +310,9 @@ Markdown(
 others = [way for way in ways.values() if way is not stochastic]
 verdicts = {way.label: verdict(stochastic, way, MARGIN) for way in others}
 if profile == "smoke":
-    verdicts = {label: {**row, "the data say": "nothing at this scale"} for label, row in verdicts.items()}
-table(verdicts.values(), f"Stochastic τ: difference in test accuracy; equivalence within ± {100 * MARGIN:g} point")
-
-# %%
-lines = [f"* against **{label}**, the data say: {row['the data say']}" for label, row in verdicts.items()]
-Markdown("Stochastic temperature, on this page's runs:\n\n" + "\n".join(lines) + f"\n\n{caution.strip()}")
+    for row in verdicts.values():
+        row["the data say"] = "nothing at this scale"
+table(verdicts.values(), f"Stochastic τ against the others; equivalence within ± {100 * MARGIN:g} point")
 
 # %% [markdown]
 # *Better* and *equivalent* can both be true: a difference that is there and too small to matter.
@@ -316,8 +329,8 @@ for way in others:
     gap = stats.paired(stochastic.accuracy(), way.accuracy())
     planned = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 else "unknown"
     rows.append((way.label, f"± {100 * gap.half_width:.2f}", gap.n, planned))
-rows = pd.DataFrame(rows, columns=["against", "interval now, points", "seeds now", "seeds for ± 0.5 points"])
-table(rows, "Planning, from a spread that few seeds know only roughly")
+heads = ["against", "interval now, points", "seeds now", "seeds for ± 0.5 points"]
+table(pd.DataFrame(rows, columns=heads), "Planning, from a spread that few seeds know only roughly")
 
 # %% [markdown]
 # More seeds do not help against what all seeds share: one teacher, one split, and one test set of a limited number of images.
@@ -331,9 +344,10 @@ luck = 1.96 * np.sqrt(level * (1 - level) / images)
 unclear = ("not decided", "nothing at this scale")
 open_ones = [label for label, row in verdicts.items() if row["the data say"] in unclear]
 Markdown(
-    f"* Not decided with {len(scale.seeds)} seeds: **{'; '.join(open_ones) or 'none of the comparisons'}**.\n"
+    f"* Not decided with {len(scale.seeds)} seeds: **{'; '.join(open_ones) or 'nothing above'}**.\n"
     f"* The test split has {images:,} images: one image is {100 / images:.2f} points, "
-    f"and another draw of as many images would move an accuracy of {100 * level:.1f} % by about ± {100 * luck:.1f} points. "
+    f"and another draw of as many would move an accuracy of {100 * level:.1f} % "
+    f"by about ± {100 * luck:.1f} points. "
     "Paired differences feel less of that, but not nothing.\n"
     "* One pair of networks, one data set, one schedule, one range of τ: nothing here speaks about others."
 )
@@ -349,11 +363,11 @@ Markdown(
 # Against a grid of five it would be five.
 
 # %%
-row = list(ways).index(tuned.label)
+row, default = (list(ways).index(label) for label in (tuned.label, "KD, τ = 20"))
 Markdown(
     f"Grid points: **{tuned.runs}**. Counted ratio: **{columns['counted'][row]}**. "
     f"Metered ratio: **{columns['metered'][row]}**. "
-    f"One run with a fixed τ = 20, counted: {columns['counted'][list(ways).index('KD, τ = 20')]}."
+    f"One run with a fixed τ = 20, counted: {columns['counted'][default]}."
 )
 
 # %% [markdown]
@@ -394,7 +408,8 @@ def shared(student, teacher, points):
 def paper_macs(name):
     """GMACs of the paper's student and teacher for one image of a data set."""
     here = extra[(extra.metric == "gmacs_per_image") & (extra.dataset == name)]
-    return (float(here[here[who] == net].value.item()) for who, net in (("student", "MobileNetV2"), ("teacher", "ResNet18")))
+    networks = (("student", "MobileNetV2"), ("teacher", "ResNet18"))
+    return [float(here[here[who] == network].value.item()) for who, network in networks]
 
 
 # %%
@@ -403,7 +418,7 @@ cases = {f"this page, {scale.dataset}": (macs["macs_student"], macs["macs_teache
 for name in ("CIFAR-100", "Tiny ImageNet"):
     cases[f"the paper's networks, {name}"] = (*paper_macs(name), len(values))
 rows = [(label, case[2], f"{shared(*case):.3g} ×") for label, case in cases.items()]
-rows = pd.DataFrame(rows, columns=["networks", "grid points, and ratio of separate runs", "ratio with a shared teacher"])
+rows = pd.DataFrame(rows, columns=["networks", "grid points, and ratio", "ratio with a shared teacher"])
 table(rows, "Computation of the grid over that of one stochastic run, forward and backward")
 
 # %% [markdown]
@@ -421,7 +436,8 @@ for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet", "VOC"):
     score = 100 * block.get("accuracy", block.get("map50"))
     reached = [f"{value:.2f} ± {100 * spread:.2f}" for value, spread in zip(score, block.spread, strict=True)]
     ratios = [f"{block[key].iloc[0] / block[key].iloc[1]:.1f} ×" for key in ("gflops_millions", "co2e_g")]
-    rows.append((f"{name} (paper)", *reached, f"{score['ours'] - score['tuned']:+.2f}".replace("-", "−"), *ratios))
+    gap = score["ours"] - score["tuned"]
+    rows.append((f"{name} (paper)", *reached, f"{gap:+.2f}".replace("-", "−"), *ratios))
 
 
 def beside(label, grid, one):
@@ -432,7 +448,8 @@ def beside(label, grid, one):
     grams = [way.price(intensity)["grams"] for way in (grid, one)]
     emissions = "not seen" if None in grams else f"{grams[0] / grams[1]:.1f} ×"
     gap = 100 * (one.accuracy().mean() - grid.accuracy().mean())
-    return label, *reached, f"{gap:+.2f}".replace("-", "−"), f"{grid.flops() / one.flops():.1f} ×", emissions
+    ratios = f"{grid.flops() / one.flops():.1f} ×", emissions
+    return label, *reached, f"{gap:+.2f}".replace("-", "−"), *ratios
 
 
 # %%
@@ -445,7 +462,7 @@ for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
     rows.append(beside(f"{name}, {size} (ledger)", grid, one))
 heads = ["data", "tuned, %", "stochastic, %", "difference", "computation", "emissions"]
 rows = pd.DataFrame(rows, columns=heads)
-table(rows, "Tuned against stochastic. This book's ± is a 95 % interval; what the paper's is, is not printed beside it")
+table(rows, "Tuned against stochastic; ±: here a 95 % interval, in the paper not explained beside it")
 
 # %% [markdown]
 # The paper's ratios of emissions differ between data sets although a grid has one number of points; the [chapter before](03_classic_kd.ipynb) shows why they look multiplied.
