@@ -12,7 +12,8 @@ def table(rows, caption):
     No cell is broken over lines: a wide table scrolls in its own box. Introduced in notebook 03.
     """
     whole = {"selector": "td", "props": "white-space: nowrap"}
-    return pd.DataFrame(rows).style.hide(axis="index").set_caption(caption).set_table_styles([whole])
+    small = {"selector": "", "props": "font-size: 0.9em"}
+    return pd.DataFrame(rows).style.hide(axis="index").set_caption(caption).set_table_styles([whole, small])
 
 
 def column(values, units):
