@@ -9,7 +9,7 @@ from pathlib import Path
 from . import __version__
 
 PACKAGE = Path(__file__).parent
-PACKAGES = ("torch", "torchvision", "numpy", "carbontracker", "ptflops")
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "ptflops")
 
 # Source that changes how results look, not what they are: editing it does not make finished runs stale.
 NOT_RESULTS = {

@@ -269,7 +269,7 @@ def test_a_small_network_learns_a_batch_by_heart(name):
     images, labels = digits_batch(16), torch.arange(16) % 4
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
-    for _ in range(12):
+    for _ in range(24):
         loss = nn.functional.cross_entropy(model(images), labels)
         optimiser.zero_grad()
         loss.backward()

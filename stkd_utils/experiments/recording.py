@@ -22,9 +22,11 @@ def checksum(model):
     return digest.hexdigest()[:16]
 
 
-def record(head, dataset, model, objective, fit, result, meter, started):
-    """The record of one finished run, a dict that `ledger.write` accepts; ``head`` holds what was asked."""
-    policy = objective.policy
+def record(head, dataset, model, teacher, policy, fit, result, meter, started):
+    """The record of one finished run, a dict that `ledger.write` accepts; ``head`` holds what was asked.
+
+    ``teacher`` is the record of the teacher's run, ``policy`` the temperature policy; both None for a student alone.
+    """
     return {
         "schema": 1,
         **head,
@@ -35,7 +37,7 @@ def record(head, dataset, model, objective, fit, result, meter, started):
         "result": result,
         "history": fit.history,
         "cost": {name: meter.cost(name).to_dict() for name in ("train", "evaluate")},
-        "compute": _compute(head["asked"], dataset, model, getattr(objective, "teacher", None)),
+        "compute": _compute(head["asked"], dataset, model, teacher),
         "tau": _taus(head["asked"], policy.draws) if policy else None,
         "started": started,
         "finished": now(),
@@ -46,7 +48,7 @@ def record(head, dataset, model, objective, fit, result, meter, started):
 def _compute(asked, dataset, model, teacher):
     shape = (dataset.channels, dataset.size, dataset.size)
     student = compute.count(model, shape)
-    teacher_macs = compute.count(teacher, shape).macs if teacher else None
+    teacher_macs = teacher["compute"]["macs_student"] if teacher else None
     cost = {"student_macs": student.macs, "teacher_macs": teacher_macs or 0}
     cost |= {"images": len(dataset.train), "epochs": asked["epochs"]}
     return {

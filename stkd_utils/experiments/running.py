@@ -185,7 +185,7 @@ def _train(folder, head, teacher, intensity, progress, save_seconds):
         result["chosen"] = _test(model, fit.chosen_weights, fit.history[fit.chosen_epoch - 1], dataset)
     policy = objective.policy
     _save(folder, fit, policy, {"last": last, "chosen": fit.chosen_weights}, dataset)
-    return recording.record(head, dataset, model, objective, fit, result, meter, started)
+    return recording.record(head, dataset, model, teacher and teacher.record, policy, fit, result, meter, started)
 
 
 def _test(model, weights, row, dataset):
