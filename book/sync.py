@@ -31,7 +31,7 @@ def finding():
     sys.path[:0] = [str(ROOT), str(ROOT / "book" / "_ext")]
     import finding as tables
 
-    return tables.headline()
+    return f"{tables.verdicts()}\n\n{tables.headline()}"
 
 
 def main(root=ROOT):

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stkd_utils import ledger, notebooks, plots, stats
-from stkd_utils.procedures import Procedure, recorded
+from stkd_utils.procedures import Procedure, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 ROOT = Path(__file__).resolve().parents[2]
+MARGIN = 0.01  # accuracies closer than this count as equivalent, as chapter 4 says
 NOT_RUN = "*Not run yet: the ledger has no rows for this table.*"
 
 
@@ -50,6 +51,34 @@ def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilen
 def _at(grid, tau):
     found = tuple(record for record in grid.records if record["asked"]["tau"] == tau)
     return Procedure(f"KD, τ = {tau}", "KD fixed tau", found) if found else None
+
+
+def verdicts(_executed=None):
+    """Markdown sentences: what one run with a random temperature reached and cost beside the grid and a fixed one."""
+    compared = {way.label: way for way in ways()}
+    if not compared:
+        return NOT_RUN
+    one, grid = compared["KD, stochastic τ"], compared["KD, tuned τ"]
+    price = f"{grid.flops() / one.flops():.3g} times the computation"
+    said = [
+        f"**One training with a random temperature reached {_percent(one)}; a grid of {grid.runs} temperatures, "
+        f"for {price}, {_percent(grid)}.** {_against(one, grid)}"
+    ]
+    if default := compared.get("KD, τ = 20"):
+        said.append(
+            f"A fixed τ = 20, for the price of one training, reached {_percent(default)}. {_against(one, default)}"
+        )
+    return "\n".join(said)
+
+
+def _percent(way):
+    return f"{100 * way.accuracy().mean():.1f} %"
+
+
+def _against(one, other):
+    found = verdict(one, other, MARGIN)
+    gap, n = found["difference"].split(" (")
+    return f"The difference is {gap} ({n[:-1]} seeds): **{found['the data say']}**."
 
 
 def headline(_executed=None):
@@ -167,5 +196,5 @@ def _markdown(head, lines):
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
-TABLES = {"headline": headline, "groups": groups, "runs": all_runs, "paper": paper, "made": made}
+TABLES = {"verdicts": verdicts, "headline": headline, "groups": groups, "runs": all_runs, "paper": paper, "made": made}
 FIGURES = {"headline": headline_figure}
