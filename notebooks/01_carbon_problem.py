@@ -126,7 +126,8 @@ print(f"intensity: {grid.source}, {grid.date}")
 #
 # $$\mathrm{MACs} = H'\,W'\;k^2\;C_\mathrm{in}\,C_\mathrm{out} .$$
 #
-# By hand, and by the counter of this book, for a convolution from 3 to 16 channels that keeps the size of a 32 × 32 image:
+# The counter of this book sends shapes through a network that holds no numbers, and adds up what each layer would have to multiply.
+# By hand, and by that counter, for a convolution from 3 to 16 channels that keeps the size of a 32 × 32 image:
 
 # %%
 by_hand = 32 * 32 * 3**2 * 3 * 16
@@ -152,7 +153,7 @@ millions = {name: lambda value: f"{value / 1e6:,.2f} M" for name in ("parameters
 networks.style.format(millions).hide().set_caption("One image, forward pass, in millions.")
 
 # %% [markdown]
-# Parameters and MACs are different things.
+# Parameters and MACs are different things: the first are what has to be stored, the second what has to be done for every image.
 # An image twice as wide and high leaves the parameters of a convolution alone and multiplies its MACs by about four.
 #
 # Training asks for more than a forward pass.
@@ -180,7 +181,7 @@ print(f"forward and backward       {both:6.2f} million GFLOPs, {both / forward:.
 # %% tags=["hide-input"]
 agrees = f"{forward:.2f}" == f"{printed:.2f}"
 Markdown(
-    f"Forward passes only {'reproduce the printed number to its last digit' if agrees else 'do not give the printed number'}. "
+    f"Forward passes alone {'give the printed number to its last digit' if agrees else 'do not give the printed number'}. "
     f"What was computed during training is larger by a factor of {both / forward:.2f}, because the student also learns. "
     "For a ratio of two distillations of the same pair the factor cancels; for comparing a distillation with a training "
     "without a teacher it does not. This book states both."
@@ -250,6 +251,8 @@ Markdown(
 # So the same training, on the same machine, at the same price of electricity, may be clean or dirty.
 #
 # Two of the rows matter for the paper: Bangladesh, where its authors work, and the European average of 2017.
+#
+# The next cell looks nine grids up in `carbon.INTENSITIES` and draws them from the cleanest to the dirtiest:
 
 # %% mystnb={"image": {"alt": "Horizontal bars, one for each grid, sorted from low to high: grams of CO2e for one kilowatt-hour. Bangladesh and the European Union of 2017 are drawn in a second colour."}, "figure": {"caption": "Carbon intensity of nine grids, with the year for which it stands. Highlighted: where the paper's authors work, and the value that their numbers imply (section 5).", "name": "fig-grids"}}
 chosen = ["norway", "france", "eu-2017", "germany", "united states", "world", "china"]
@@ -291,7 +294,8 @@ Markdown(
 # A temperature τ softens what the teacher says ([chapter 3](03_classic_kd.ipynb)).
 # Tuning τ repeats the whole training for each candidate.
 # [Rafat et al. (2023)](https://doi.org/10.1371/journal.pone.0285668) compare that with one training in which τ is random.
-# Their Table 4 gives both costs, for three losses on four data sets:
+# Their Table 4 gives both costs, for three losses on four data sets.
+# HKD is Hinton's loss, CMC and DML are two others that use a teacher in other ways:
 
 # %%
 blocks = [ledger.paper_table(name).assign(data=name) for name in ledger.paper().dataset.unique()]
@@ -337,7 +341,7 @@ exact, rows = ratios["to the last digit"].sum(), len(ratios)
 chance = (0.01 / (0.1 * paper.co2e_g_ours)).max()
 Markdown(
     f"In {exact} of {rows} rows the tuned grams are a one-decimal multiple of the single run to the last printed digit. "
-    f"By chance a row with two decimals would be so with a probability of at most {chance:.2%}. "
+    f"By chance a row with two decimals would be so with a probability of at most {100 * chance:.2f} %. "
     "So these costs were most likely computed, as one metered run times a number of runs, rather than metered run by run. "
     f"That is a fair estimate of a grid, if it is named as one. The number ranges from {ratios['nearest multiple'].min():g} to "
     f"{ratios['nearest multiple'].max():g}, while the computation says {ratios['GFLOPs ratio'].min():.0f} or "
@@ -348,6 +352,7 @@ Markdown(
 # **Which grid do the grams imply?**
 # Grams divided by kilowatt-hours give the carbon intensity that was used.
 # Energy is printed with two decimals, so each quotient has a range; the bars span energies of 0.01 kWh less to 0.01 kWh more, whether the digits were rounded or cut.
+# The larger the energy, the less its last digit matters: the bars of the tuned rows are short enough to hide behind their marks.
 
 # %% mystnb={"image": {"alt": "Dots with horizontal range bars, two for each of twelve rows of the paper's Table 4: the carbon intensity that its grams and kilowatt-hours imply, for tuned and for random temperature. A vertical line marks the European average of 2017."}, "figure": {"caption": "Carbon intensity implied by each row of Table 4: grams divided by kilowatt-hours, with the range that two printed decimals leave. The line is the EU-28 average of 2017.", "name": "fig-implied"}}
 eu = carbon.INTENSITIES["eu-2017"].g_per_kwh
@@ -394,6 +399,7 @@ Markdown(
 
 # %% [markdown]
 # **What can be confirmed, and what cannot.**
+# *Confirmed* means that another computation gives the same number; *not confirmed* means that none did, which is not the same as wrong.
 # The paper's Table 4, its abstract, two of its figures and the authors' repository were available for this book; its other tables and its text were not, and may answer some of this.
 
 # %% tags=["hide-input"]
@@ -423,7 +429,8 @@ pd.DataFrame(states, columns=["claim", "state", "why"]).style.hide().set_caption
 # %% [markdown]
 # ## At the paper's scale
 #
-# One distillation with random τ on CIFAR-100, in the paper and in this book's ledger (profiles `gpu` and `paper`):
+# A check of bookkeeping is no measurement.
+# So the last comparison sets one distillation with random τ on CIFAR-100 side by side, in the paper and in this book's ledger (profiles `gpu` and `paper`):
 
 # %%
 runs = ledger.table()
@@ -458,7 +465,7 @@ pd.DataFrame(rows, columns=columns).style.format(precision=2, na_rep="–").hide
 # * Grams are energy × PUE × intensity. Only the first can be metered, and only where the hardware shows a counter.
 # * FLOPs can be counted exactly, but two honest counts differ: forward only, or with the backward pass.
 # * "Modelled" is time in another unit, and "not seen" is not zero.
-# * The paper's cost ratios are the size of a grid. Its grams stand on a European grid of 2017.
+# * The paper's cost ratios are the size of a grid. The grams of its single runs fit the European average of 2017.
 #
 # **What would change our mind.**
 # Metered energies of each run of the authors' grid would turn "looks multiplied" into measured.
@@ -467,7 +474,7 @@ pd.DataFrame(rows, columns=columns).style.format(precision=2, na_rep="–").hide
 # %% [markdown]
 # ## Exercises
 #
-# Nothing is trained in these; all three together cost what the last line of this section says.
+# Nothing is trained in these; all three together cost what the last line of the folded solution says.
 #
 # **Exercise 1.** The paper's tuned distillation on CIFAR-100 (loss HKD): how many grams would its energy be in Norway, and how many in Bangladesh?
 #
@@ -475,7 +482,7 @@ pd.DataFrame(rows, columns=columns).style.format(precision=2, na_rep="–").hide
 #
 # **Exercise 3.** The abstract gives, for CIFAR-10, the emissions of a tuned distillation as a multiple of training the teacher once. By FLOPs with backward passes, what would the factor be for 20 runs? Why might the two disagree?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 with meter.block("exercises"):
     kwh = ledger.paper_table("cifar100").query("loss == 'HKD' and method == 'tuned'").energy_kwh.item()
     for name in ("norway", "bangladesh"):

@@ -201,9 +201,9 @@ counted = {name: compute.count(models.build(name, 100), (3, 32, 32)) for name in
 teacher = counted["resnet18"]
 Markdown(
     f"The paper's Fig 1 states {printed} M parameters for the teacher; counted are {teacher.parameters / 1e6:.2f} M. "
-    f"The students keep {counted['mobilenetv2'].parameters / teacher.parameters:.0%} and "
-    f"{counted['shufflenetv2'].parameters / teacher.parameters:.0%} of its parameters, but only "
-    f"{counted['mobilenetv2'].macs / teacher.macs:.0%} and {counted['shufflenetv2'].macs / teacher.macs:.0%} of its MACs."
+    f"The students keep {100 * counted['mobilenetv2'].parameters / teacher.parameters:.0f} % and "
+    f"{100 * counted['shufflenetv2'].parameters / teacher.parameters:.0f} % of its parameters, but only "
+    f"{100 * counted['mobilenetv2'].macs / teacher.macs:.0f} % and {100 * counted['shufflenetv2'].macs / teacher.macs:.0f} % of its MACs."
 )
 
 # %% [markdown]
@@ -231,7 +231,11 @@ for (protocol, images, label, colour, dash), side in zip(lines, ("bottom", "top"
     ax.plot(shares, rates, color=colour, linestyle=dash)
     ax.annotate(f" {label}, {protocol.epochs} epochs", (end, top), color=colour, va=side)
 _ = ax.set(yscale="log", xlabel="Share of the run", ylabel="Learning rate")
+
 # %% [markdown]
+# Both curves climb, stay, and step down: large steps find the region, small ones settle in it.
+# The first step is small because fresh weights answer with large and useless gradients.
+#
 # Now the training: every network, every seed of the profile.
 # Runs that exist are returned as they are, so this cell is free the second time, and the later chapters use the same teacher.
 
@@ -277,6 +281,10 @@ for name, group in runs.items():
 columns = ["network", "seed", "first weights", "validation, %"]
 seeds = pd.DataFrame(rows, columns=columns)
 seeds.style.format(precision=2).hide().set_caption("Every run: seed, start, accuracy after the last epoch.")
+
+# %% [markdown]
+# Different checksums mean different starts; the same seed, asked twice, must give the same one.
+# The next cell tries that, counts the starts above, and looks up which seeds the stored runs of the authors had:
 
 # %%
 twice = [models.build("mobilenetv2", 10, width=0.25, seed=0).state_dict() for _ in range(2)]
@@ -341,6 +349,7 @@ print(f"{len(correct)} candidates, {len(digits.val)} validation images")
 print(f"price: {duration(price.seconds)} of training, energy {price.how}")
 
 # %% [markdown]
+# Each row of `correct` is a candidate that somebody might have kept, and each column an image of the validation part.
 # Two thousand random halvings of the same images:
 
 # %% mystnb={"image": {"alt": "Two smooth distributions of accuracy on half A minus accuracy on half B over random halvings. One, for a network fixed beforehand, is centred on zero. The other is for the best candidate by half A."}, "figure": {"caption": "Accuracy on the half that chose (A) minus accuracy on the other (B), over 2,000 random halvings: for the best candidate by A, and for one fixed beforehand (the last epoch of the first seed). Lines: means.", "name": "fig-halves"}}
@@ -404,7 +413,8 @@ for name, group in table.groupby("model", sort=False):
 columns = ["network", "test, last epoch", "test, chosen epoch", "time", "energy"]
 columns += ["how known", "CO₂e", "TFLOPs"]
 caption = f"One training: means over {len(scale.seeds)} seeds."
-pd.DataFrame(rows, columns=columns).style.format(precision=3).hide().set_caption(caption)
+costs = pd.DataFrame(rows, columns=columns).style.format(precision=3).hide().set_caption(caption)
+costs.set_properties(**{"white-space": "nowrap"})
 
 # %% tags=["hide-input"]
 teacher_runs, best = (runs["resnet18"], table.groupby("model").test_accuracy.mean().idxmax())
@@ -457,6 +467,7 @@ ms.columns = ["network", "MACs, M", "ms, alone", "lower quartile", "upper quarti
 ms.style.format(precision=1).hide().set_caption(f"Forward pass, one 32 × 32 image: median of {repeats}.")
 
 # %% [markdown]
+# The quartiles say how steady the clock was; a difference smaller than their distance is noise.
 # As shares of the teacher, beside the time that the paper's Fig 1b shows for the whole CIFAR-100 test set (its students' bars were measured in the picture):
 
 # %% mystnb={"image": {"alt": "Horizontal bars in two groups, MobileNetV2 and ShuffleNetV2: MACs, time for a single image, time in a batch, and time in the paper, each as a percentage of the teacher's."}, "figure": {"caption": "What a student needs, as a share of the teacher: MACs, time alone, time in a batch of 32, and time in the paper's Fig 1b.", "name": "fig-inference"}}
@@ -505,6 +516,7 @@ Markdown(
 # %% [markdown]
 # ## At the paper's scale
 #
+# A student can hardly be judged without its teacher's own figure.
 # The teachers of the paper, and those in this book's ledger (profiles `gpu` and `paper`):
 
 # %%
@@ -561,7 +573,7 @@ Markdown(
     "The folded solutions train nothing."
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 with meter.block("exercises"):
     level = stats.interval(table[table.model == "mobilenetv2"].test_accuracy)
     factor = {

@@ -80,7 +80,7 @@ meter.start("notebook")
 ledger.price_tag("03_classic_kd", profile)
 
 
-# %%
+# %% tags=["hide-input"]
 Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may claim *{scale.claims}*.")
 
 # %% [markdown]
@@ -132,6 +132,7 @@ TauSlider(logits_t[example], class_names=dataset.class_names, image=images[examp
 plots.softened_bars(logits_t[example], [1, 4, 20], class_names=dataset.class_names);
 
 # %% [markdown]
+# Nothing was trained for these pictures: one vector of logits was divided by three numbers.
 # From top to bottom the highest bar falls and the lowest one rises, and no two ever change places.
 #
 # ## 2. Which loss, and which gradient?
@@ -221,7 +222,7 @@ table(rows, "Balance of the two terms: factor of the KL, and soft gradient over 
 
 # %% [markdown]
 # Two things can be read here.
-# Down the temperatures of one $K$, the weight of the KL grows with $\tau^2$, but the balance of the gradients hardly moves: keeping it is what $\tau^2$ is for.
+# Down the temperatures of one $K$, the weight of the KL grows with $\tau^2$, while the balance of the gradients moves far less: keeping it is what $\tau^2$ is for.
 # Down the class counts, the balance falls, because more classes share the belief; under the element mean it falls $K$ times as deep.
 # A setting in which the teacher leads on ten classes (a ratio above one) can leave it a whisper on two hundred.
 # So weights that were found on one data set say little about another, unless the reduction is the batch mean or is stated.
@@ -233,7 +234,7 @@ table(rows, "Balance of the two terms: factor of the KL, and soft gradient over 
 # The next cell does: one whole training for every temperature and seed, all with the same teacher, and with equal starting weights for equal seeds.
 # Runs that exist already are read, not repeated.
 
-# %%
+# %% tags=["hide-output"]
 options = {"seeds": scale.seeds, "profile": profile, "intensity": intensity}
 grid_runs = experiments.sweep(f"{scale.dataset}/resnet18-mobilenetv2-kd", tau=list(scale.taus), **options)
 alone_runs = experiments.sweep(f"{scale.dataset}/mobilenetv2-base", progress="none", **options)
@@ -241,8 +242,9 @@ alone_runs = experiments.sweep(f"{scale.dataset}/mobilenetv2-base", progress="no
 # %% [markdown]
 # Temperatures are compared on the *validation* split, because one of them is about to be chosen.
 # The student that never saw the teacher is the reference.
+# A `Procedure` is a way to one student: the runs that it takes, the run that it keeps, and what all of them cost.
 
-# %% mystnb={"image": {"alt": "Validation accuracy of the student over the temperature of the teacher, a curve with an interval band over seeds, and the student without distillation as a horizontal line with its band."}, "figure": {"caption": "Validation accuracy after the last epoch over τ: mean over seeds with its 95 % interval.", "name": "figure-grid"}}
+# %% mystnb={"image": {"alt": "Validation accuracy of the student over the temperature of the teacher, a curve with an interval band over seeds, and the student without distillation as a horizontal line with its band."}, "figure": {"caption": "Validation accuracy after the last epoch over \u03c4: mean over seeds with its 95 % interval.", "name": "figure-grid"}}
 grid = Procedure("KD, tuned τ", "KD tuned tau", tuple(run.record for run in grid_runs))
 alone = Procedure("no KD", "no KD", tuple(run.record for run in alone_runs))
 points = ledger.table(list(grid.records)).assign(role="KD fixed tau")
@@ -250,12 +252,12 @@ reference = ledger.table(list(alone.records)).assign(role="no KD")
 plots.tau_curve(pd.concat([points, reference], ignore_index=True));
 
 # %% [markdown]
-# The band is what the seeds disagree about.
+# The band is what the seeds disagree about; with few seeds it may reach beyond what an accuracy can be, and the axis ends at 100 %.
 # The eye finds a peak in every curve.
 # Whether it is there, or only noise, is a question for the numbers: does the best temperature beat the others by more than the seeds scatter?
 # Differences are taken within seeds, because equal seeds share their starting weights and the order of their images.
 
-# %%
+# %% tags=["hide-input"]
 by_tau = points.pivot(index="seed", columns="tau", values="val_accuracy")
 best, worst = by_tau.mean().idxmax(), by_tau.mean().idxmin()
 level = {tau: stats.interval(by_tau[tau]) for tau in by_tau}
@@ -273,7 +275,7 @@ Markdown(
 # ## 5. What would a tuner have chosen, and got?
 #
 # Somebody who tunes does not average over seeds: they train the grid once, keep the $\tau$ with the highest validation accuracy (at a tie, the lower validation loss), and report its test accuracy.
-# Every seed here is one such person.
+# Every seed here is one such person, and `grid.kept()` holds what each of them kept.
 # They look at the test split once, after the choice.
 
 # %%
@@ -287,7 +289,7 @@ table(rows, f"What each seed's grid of {grid.runs} temperatures chooses")
 # %% [markdown]
 # In one sentence, computed from the table:
 
-# %%
+# %% tags=["hide-input"]
 chosen = sorted({record["asked"]["tau"] for record in grid.kept()})
 held, hoped = stats.interval(grid.accuracy("test")), stats.interval(grid.accuracy("val"))
 listed = ", ".join(f"{tau:g}" for tau in chosen)
@@ -357,7 +359,7 @@ table(rows, "This book's tuned KD at larger scale, from the ledger")
 # The authors' code has no validation split: the epoch is chosen on the test split and, if it was tuned with that code, so is the temperature.
 # The second is a property of the printed grams, so it can be computed.
 
-# %%
+# %% tags=["hide-input"]
 def multiplied(block):
     """Whether the tuned CO₂e is, to the printed digit, a one-decimal multiple of the stochastic one."""
     tuned, once = block.co2e_g["tuned"], block.co2e_g["ours"]
@@ -374,13 +376,13 @@ Markdown(
 # %% [markdown]
 # ## What we learned
 
-# %%
+# %% tags=["hide-input"]
 whole, cheap = (way.price()["seconds"] for way in (grid, alone))
 gain = stats.paired(grid.accuracy(), alone.accuracy())
-decided = "more than" if gain.low > 0 else "less than" if gain.high < 0 else "not distinguishably from"
+decided = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not to be told from"
 speaks = " (A smoke run claims nothing but that it runs.)" if profile == "smoke" else ""
 Markdown(
-    f"* A tuned grid of {grid.runs} temperatures gives {held.percent()} on the test split, "
+    f"* A tuned grid of {grid.runs} temperatures reaches {held.percent()} on the test split, "
     f"**{decided}** the student alone: {gain.points()}, paired by seed.{speaks}\n"
     f"* It takes {whole / cheap:.3g} times the training time of the student alone (mean over seeds).\n"
     f"* {len(rivals)} of {len(gaps)} temperatures could not be told from the best one: "
@@ -401,7 +403,7 @@ Markdown(
 # **1.** What does $p_c(\tau)$ tend to as $\tau$ grows without end, and what is then left of the gradient $\tau (p_s - p_t)$?
 # Cost: none.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 far = 1e6
 limit = losses.soften(z_t, far)
 difference = far * (losses.soften(logits_s, far) - limit)
@@ -415,7 +417,7 @@ print(f"The gradient stays, with a mean size of {difference.abs().mean():.3f}.")
 # Take only the lowest, a middle and the highest temperature.
 # Cost: none, the runs are there.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 few = sorted({scale.taus[0], scale.taus[len(scale.taus) // 2], scale.taus[-1]})
 part = tuple(record for record in grid.records if record["asked"]["tau"] in few)
 coarse = Procedure("coarse", "KD tuned tau", part)
@@ -428,7 +430,7 @@ print(f"difference to the whole grid: {stats.paired(coarse.accuracy(), grid.accu
 # How much better would the reported number look?
 # Cost: none.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 peeked = points.groupby("seed").test_accuracy.max()
 optimism = stats.paired(peeked, grid.accuracy())
 print(f"chosen on test: {stats.interval(peeked).percent()}")

@@ -80,7 +80,7 @@ meter.start("notebook")
 ledger.price_tag("04_stochastic_temperature", profile)
 
 
-# %%
+# %% tags=["hide-input"]
 caution = " **A smoke run claims nothing but that it runs: ignore its accuracies.**"
 caution = caution if profile == "smoke" else ""
 Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may claim *{scale.claims}*.{caution}")
@@ -120,7 +120,7 @@ print(f"Drawn again from the seed alone, they are {'the same' if same else 'DIFF
 # %% [markdown]
 # If all values are equally likely, each of the $m$ possible ones is expected $n/m$ times in $n$ draws, with a standard deviation of $\sqrt{n \frac{1}{m}(1-\frac{1}{m})}$.
 
-# %% mystnb={"image": {"alt": "Histogram of the temperatures that one run drew, one bar a value, with the expected count as a line and the range within which a count falls in about 95 of 100 cases as a band."}, "figure": {"caption": "How often each τ was drawn in one run; line and band: the expected count and ± 1.96 standard deviations.", "name": "figure-draws"}}
+# %% mystnb={"image": {"alt": "Histogram of the temperatures that one run drew, one bar a value, with the expected count as a line and the range within which a count falls in about 95 of 100 cases as a band."}, "figure": {"caption": "How often each \u03c4 was drawn in one run; line and band: the expected count and \u00b1 1.96 standard deviations.", "name": "figure-draws"}}
 values = np.arange(low, high + 1)
 counts = drawn.value_counts().reindex(values, fill_value=0)
 expected = len(drawn) / len(values)
@@ -132,7 +132,7 @@ ax.axhline(expected, color="#222222", linewidth=1.2)
 ax.axhspan(max(0, expected - spread), expected + spread, color="#222222", alpha=0.1, linewidth=0)
 ax.set(xlabel="Temperature τ", ylabel="Batches", xticks=values[::3]);
 
-# %%
+# %% tags=["hide-input"]
 outside = int(((counts - expected).abs() > spread).sum())
 Markdown(
     f"{outside} of {len(values)} counts lie outside the band; about one in twenty is what chance gives. "
@@ -152,7 +152,7 @@ Markdown(
 # It does not search for a good temperature, and it does not find one; it trains for all of them at once.
 # The next cell takes one batch with fixed logits, draws many temperatures, and lets the running mean of the loss find that average.
 
-# %% mystnb={"image": {"alt": "Running mean of the distillation loss over random temperatures against the number of draws; it settles on the horizontal line of the mean over the grid, inside a funnel that narrows with the square root of the number of draws."}, "figure": {"caption": "Running mean of the loss of one batch over random τ. Line: mean over all values; funnel: ± 1.96 standard errors.", "name": "figure-expectation"}}
+# %% mystnb={"image": {"alt": "Running mean of the distillation loss over random temperatures against the number of draws; it settles on the horizontal line of the mean over the grid, inside a funnel that narrows with the square root of the number of draws."}, "figure": {"caption": "Running mean of the loss of one batch over random \u03c4. Line: mean over all values; funnel: \u00b1 1.96 standard errors.", "name": "figure-expectation"}}
 draw = torch.Generator().manual_seed(0)
 z_s, z_t = torch.randn(2, 64, 10, generator=draw)
 y = torch.randint(10, (64,), generator=draw)
@@ -175,7 +175,7 @@ ax.plot(steps, running, color=colour)
 ax.set(xlabel="Draws", ylabel="Loss (nats)", xscale="log", xlim=(1, len(seen)))
 ax.set(ylim=(average - 2 * funnel[9], average + 2 * funnel[9]));
 
-# %%
+# %% tags=["hide-input"]
 middle = (low + high) / 2
 Markdown(
     f"After {len(seen):,} draws the running mean is {running[-1]:.4f}, the mean over the grid {average:.4f}. "
@@ -216,6 +216,7 @@ stochastic, tuned = ways["KD, stochastic τ"], ways["KD, tuned τ"]
 
 # %% [markdown]
 # A fair comparison starts equal.
+# Were one way to start from luckier weights than another, its lead would say nothing about its loss.
 # Every record holds a checksum of the weights before the first step, so this can be shown.
 
 # %%
@@ -257,6 +258,7 @@ table(shown, f"Test accuracy on {scale.dataset}, mean ± 95 % interval over {len
 # %% [markdown]
 # *Chosen epoch* is the epoch that validation prefers; the tuned way then chooses τ by that epoch too.
 # Energy marked *modelled* is an assumed power times seconds, so its ratios are ratios of time.
+# A fixed τ and a random one do the same work for each batch: where their *counted* ratios agree and their *metered* ones do not, the gap is the machine's, not the method's.
 # Nothing in this table chose anything on the test split.
 # Read the accuracies and the ratios as one statement: the first say what a procedure delivers, the second what it takes to have it delivered.
 
@@ -276,6 +278,7 @@ plots.cost_bars(rows_of(lambda way: way.records), value=value);
 
 # %% [markdown]
 # The two figures belong together: the upper one says what is bought, the lower one the price.
+# Long bars with equal dots say that the extra runs bought nothing that these seeds can show.
 #
 # ## 5. Is one run as good as the grid?
 #
@@ -315,6 +318,7 @@ if profile == "smoke":
 table(verdicts.values(), f"Stochastic τ against the others; equivalence within ± {100 * MARGIN:g} point")
 
 # %% [markdown]
+# The *p of equivalence* is the larger of the two one-sided tests': below 0.05 the difference lies within the margin.
 # *Better* and *equivalent* can both be true: a difference that is there and too small to matter.
 # The four comparisons are not adjusted for being four.
 #
@@ -335,7 +339,7 @@ table(pd.DataFrame(rows, columns=heads), "Planning, from a spread that few seeds
 # %% [markdown]
 # More seeds do not help against what all seeds share: one teacher, one split, and one test set of a limited number of images.
 
-# %%
+# %% tags=["hide-input"]
 asked = stochastic_runs[0].record["asked"]
 limits = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
 images = len(data.load(scale.dataset, **limits).test)
@@ -362,7 +366,7 @@ Markdown(
 # It says how large a grid somebody else would have run, not how efficient a random temperature is.
 # Against a grid of five it would be five.
 
-# %%
+# %% tags=["hide-input"]
 row, default = (list(ways).index(label) for label in (tuned.label, "KD, τ = 20"))
 Markdown(
     f"Grid points: **{tuned.runs}**. Counted ratio: **{columns['counted'][row]}**. "
@@ -375,7 +379,7 @@ Markdown(
 # A temperature that nobody tunes needs one run too, whether it is fixed or random.
 # The output stored in the authors' own notebook is of this kind: five runs with the constant τ = 20.
 
-# %%
+# %% tags=["hide-input"]
 extra = ledger.paper(None)
 stored = extra[(extra.origin == "repository") & (extra.tau == "20")]
 best = stats.interval(stored[stored.metric == "test_accuracy_best_epoch"].value.astype(float) / 100)
@@ -393,6 +397,7 @@ Markdown(
 # %% [markdown]
 # **A grid can be run more cheaply.**
 # The students of a grid could be trained side by side on the same batches, and share one forward pass of the teacher.
+# This works because the grid's runs differ in what they make of the teacher's answer, not in what they ask it.
 # For $G$ students of $s$ MACs and a teacher of $t$ MACs, forward and backward, the ratio to one stochastic run is then
 #
 # $$\frac{3 G s + t}{3 s + t}$$
@@ -470,7 +475,7 @@ table(rows, "Tuned against stochastic; ±: here a 95 % interval, in the paper no
 #
 # ## What we learned
 
-# %%
+# %% tags=["hide-input"]
 extra_work = stochastic.flops() / ways["no KD"].flops()
 prices_said = {
     "KD, tuned τ": f"for one run instead of {tuned.runs}",
@@ -498,14 +503,14 @@ Markdown("\n".join(lines) + f"\n\n{caution.strip()}")
 # **1.** Somebody tunes with five temperatures in place of nineteen. What is the cost ratio of the stochastic way then, with separate runs and with a shared teacher, for the paper's networks on CIFAR-100?
 # Cost: none.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 print(f"separate: 5 ×, shared teacher: {shared(*paper_macs('CIFAR-100'), 5):.2f} ×")
 
 # %% [markdown]
 # **2.** The policy `stochastic-log` draws τ evenly on a logarithmic scale. How does its mean differ, and what share of its draws lies below 6?
 # Cost: none.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 for name in ("stochastic", "stochastic-log"):
     policy = temperature.build(name, seed=0, tau_low=low, tau_high=high)
     many = np.array([policy.draw() for _ in range(10000)])

@@ -105,6 +105,8 @@ def tau_curve(table, *, value="val_accuracy", ax=None):
         ends.append((ax.get_xlim()[1], level.mean, role))
     taus = sorted(curve["tau"].unique())
     ax.set(xlabel="Temperature τ", ylabel=name, xticks=taus[:: -(-len(taus) // 8)])
+    if name.endswith("(%)"):
+        ax.set_ylim(top=min(100.5, ax.get_ylim()[1]))
     _label_ends(ax, ends)
     return ax
 

@@ -84,12 +84,17 @@ def _against(one, other):
 def headline(_executed=None):
     """Markdown table: accuracy with its interval and relative cost of each way to train the student."""
     compared = ways()
+    seeds = {len(way.accuracy()) for way in compared}
+    same = len(seeds) == 1
     lines = []
     for way in compared:
         accuracy = stats.interval(way.accuracy()).percent()
+        if same:
+            accuracy = accuracy.split(" %")[0]
         counted, metered = (_ratio(cost(way), cost(compared[-1])) for cost in (Procedure.flops, _kwh))
         lines.append([way.label, accuracy, way.runs, counted, metered])
-    head = ["Way to the student", "Test accuracy", "Runs", "Computation", "Energy"]
+    reached = f"Test accuracy, % (n = {min(seeds)})" if same else "Test accuracy"
+    head = ["Way to the student", reached, "Runs", "Computation", "Energy"]
     return _markdown(head, lines) if lines else NOT_RUN
 
 
