@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 from . import environment
 
@@ -23,7 +24,7 @@ def parser():
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting; may be repeated"
     )
     one.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
-    one.add_argument("--intensity", default="world", help="gCO2e per kWh: a number or a name such as world, bangladesh")
+    one.add_argument("--intensity", help="gCO2e per kWh: a number or a name such as world (default), bangladesh")
     one.set_defaults(call=_run)
 
     books = commands.add_parser("notebooks", help="execute the notebooks of the book with papermill")
@@ -48,9 +49,13 @@ def main(arguments=None):
 
     asked = parser().parse_args(arguments)
     wrong = (experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError)
-    failed = (training.Diverged, checkpoint.CheckpointDamaged, RuntimeError)
+    failed = (training.Diverged, checkpoint.CheckpointDamaged)
     try:
         environment.check()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
         return asked.call(asked) or 0
     except wrong as error:
         print(error, file=sys.stderr)
@@ -79,8 +84,9 @@ def _run(asked):
     from . import carbon, experiments
 
     overrides = dict(_setting(text) for text in asked.set)
+    intensity = carbon.find_intensity(_value(asked.intensity or "world"))
     done = experiments.run(
-        asked.name, asked.seed, asked.profile, runs=asked.runs, intensity=_value(asked.intensity), **overrides
+        asked.name, asked.seed, asked.profile, runs=asked.runs, intensity=intensity, **overrides
     )  # fmt: skip
     result = done.record["result"]
     if not done.new:
@@ -89,7 +95,10 @@ def _run(asked):
         row = result[epoch]
         accuracy = f"test {100 * row['test_accuracy']:.2f} %, validation {100 * row['val_accuracy']:.2f} %"
         print(f"{epoch:6} epoch {row['epoch']}: {accuracy}")
-    print(carbon.receipt(carbon.Cost.from_dict(done.record["cost"]["train"]), title=f"training, seed {asked.seed}"))
+    cost = carbon.Cost.from_dict(done.record["cost"]["train"])
+    if asked.intensity:  # a run from before keeps the intensity of its day in its record
+        cost = replace(cost, intensity=intensity)
+    print(carbon.receipt(cost, title=f"training, seed {asked.seed}"))
     print(done.folder / "record.json")
 
 
@@ -112,8 +121,11 @@ def _value(text):
 def _notebooks(asked):
     from . import notebooks
 
-    report = notebooks.execute(profile=asked.profile, only=asked.only)
-    return 0 if report.ok else 1
+    try:
+        notebooks.execute(profile=asked.profile, only=asked.only)
+    except notebooks.NotebookError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _data(asked):

@@ -40,6 +40,31 @@ def test_intensity_prices_the_same_energy(tmp_path):
     assert cost["co2e_g"] == pytest.approx(100 * cost["energy_kwh"])
 
 
+def test_a_run_from_before_is_priced_at_the_intensity_that_is_asked_for(tmp_path, capsys):
+    asked = ["run", "digits/shufflenetv2-base", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    for given, shown in (("100", "100 g/kWh"), (None, "100 g/kWh"), ("20", "20.0 g/kWh")):
+        assert main(asked + (["--intensity", given] if given else [])) == 0
+        assert shown in capsys.readouterr().out
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(experiments, "run", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["run", "digits/resnet18-base"])
+
+
+def test_a_failed_notebook_is_said_and_status_1(monkeypatch, capsys):
+    def failing(**_):
+        raise notebooks.NotebookError("01_x: code cell 3 of 9 failed.")
+
+    monkeypatch.setattr(notebooks, "execute", failing)
+    assert main(["notebooks"]) == 1
+    assert capsys.readouterr().err == "01_x: code cell 3 of 9 failed.\n"
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
