@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from stkd_utils import experiments, ledger
+from stkd_utils import experiments, ledger, losses
 from stkd_utils.experiments import ExperimentError, settings
 
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
@@ -13,7 +13,7 @@ TINY = {"progress": "none", "train_limit": 64, "val_limit": 32, "test_limit": 32
 
 
 @pytest.mark.parametrize("name", experiments.names())
-def test_every_experiment_file_is_valid_and_named_after_what_it_says(name):
+def test_trap_S11_every_experiment_file_is_valid_and_named_after_what_it_says(name):
     one = experiments.load(name)
     dataset, rest = name.split("/")
     assert one["dataset"] == dataset
@@ -31,6 +31,18 @@ def test_digits_carry_the_same_names_as_cifar():
         for d in ("digits", "cifar10", "cifar100")
     }
     assert by_dataset["digits"] == by_dataset["cifar10"] == by_dataset["cifar100"]
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.names() if name.endswith("-stochastic")])
+def test_trap_P6_rivals_differ_in_nothing_but_the_temperature(name):
+    def without(one, *left_out):
+        return {key: value for key, value in one.items() if key not in left_out}
+
+    random, fixed = experiments.load(name), experiments.load(name.replace("-stochastic", "-kd"))
+    about_tau = "tau_policy", *settings.TAU
+    assert without(random, *about_tau) == without(fixed, *about_tau)
+    alone = experiments.load(f"{random['dataset']}/{random['model']}-base")
+    assert without(random, "method", *about_tau, *settings.DISTILLED) == without(alone, "method")
 
 
 @pytest.mark.parametrize("profile", experiments.profile_names())
@@ -141,6 +153,22 @@ def test_a_run_leaves_a_valid_record_and_its_files(done):
     assert run.record["result"]["last"]["epoch"] == len(run.history) == 1
 
 
+@pytest.mark.parametrize("method", sorted(losses.METHODS))
+def test_trap_S1_every_method_survives_its_evaluations(done, method):
+    name = "digits/shufflenetv2-base" if method == "base" else STOCHASTIC
+    run = experiments.run(name, seed=1, runs=done[0], **{**TINY, "method": method, "epochs": 2})
+    assert [row["epoch"] for row in run.record["history"]] == [1, 2]
+    assert all(0 <= run.record["result"][epoch]["test_accuracy"] <= 1 for epoch in ("last", "chosen"))
+
+
+def test_trap_S16_runs_of_one_process_keep_their_files_apart(done):
+    runs, run = done
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    other = experiments.run(STOCHASTIC, seed=5, runs=runs, **TINY)
+    assert other.folder != run.folder
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
 def test_a_finished_run_is_not_repeated(done):
     runs, run = done
     stamp = (run.folder / "weights.pt").stat().st_mtime_ns
@@ -161,7 +189,7 @@ def test_equal_runs_give_equal_bytes_and_other_questions_other_ids(done, tmp_pat
     assert len({run.record["id"], *(other.record["id"] for other in others)}) == 3
 
 
-def test_compared_students_start_equal_whatever_the_method(done, tmp_path):
+def test_trap_S23_compared_students_start_equal_whatever_the_method(done, tmp_path):
     runs, run = done
     kd = experiments.run("digits/resnet18-mobilenetv2-kd", seed=1, runs=runs, tau=4, **TINY)
     alone = experiments.run("digits/mobilenetv2-base", seed=1, runs=runs, **TINY)
@@ -193,9 +221,12 @@ def test_sweep_covers_seeds_and_grid_and_reuses(done, capsys):
     found = experiments.sweep("digits/resnet18-mobilenetv2-kd", seeds=[1], tau=[2, 4], runs=runs, **options)
     assert [run.record["asked"]["tau"] for run in found] == [2, 4]
     assert "tau 4: 1 seeds" in capsys.readouterr().out
+    again = experiments.sweep("digits/resnet18-mobilenetv2-kd", seeds=[1, 2], tau=[4], runs=runs, **options)
+    assert [(run.record["seed"], run.new) for run in again] == [(1, False), (2, True)]
+    assert "tau 4: 2 seeds" in (shown := capsys.readouterr().out) and "(1 from before)" in shown
 
 
-def test_run_ids_do_not_depend_on_where_or_when(tmp_path):
+def test_run_ids_do_not_depend_on_the_order_of_keys():
     asked = experiments.resolve(STOCHASTIC, {})
     assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
 

@@ -31,7 +31,7 @@ def test_each_seed_keeps_its_own_tau_by_validation_and_ties_go_to_the_lower_loss
     assert [kept["asked"]["tau"] for kept in GRID.kept()] == [4, 2]
 
 
-def test_trap_selection_on_the_test_split_the_best_test_accuracy_is_not_what_counts():
+def test_trap_P4_the_best_test_accuracy_is_not_what_counts():
     assert GRID.accuracy().tolist() == [0.30, 0.10]
     assert GRID.accuracy("val").tolist() == [0.9, 0.8]
 

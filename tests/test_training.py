@@ -77,11 +77,13 @@ def test_evaluate_counts_a_known_answer(digits):
     assert found["loss"] == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
 
 
-def test_trap_S18_evaluation_leaves_no_graph_and_restores_the_mode(digits):
-    model = network().train()
-    evaluate(model, digits.val, digits)
-    assert model.training
-    assert all(p.grad is None for p in model.parameters())
+@pytest.mark.parametrize("training", [True, False])
+def test_trap_S18_evaluation_builds_no_graph_and_restores_the_mode(digits, training):
+    model, seen = network().train(training), []
+    model.register_forward_hook(lambda module, _, logits: seen.append((module.training, logits.requires_grad)))
+    assert evaluate(model, digits.val, digits)["loss"] > 0
+    assert set(seen) == {(False, False)}
+    assert model.training == training
 
 
 def test_evaluate_does_not_depend_on_its_batch_size(digits):
@@ -96,7 +98,10 @@ def test_evaluate_does_not_depend_on_its_batch_size(digits):
 def test_trap_S8_teacher_is_frozen_in_eval_mode_and_outside_the_graph(digits):
     objective = distillation(temperature.Fixed(4.0))
     before = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
+    modes = []
+    objective.teacher.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
     trainer(digits, objective).fit()
+    assert modes and all(modes)
     assert not objective.teacher.training
     assert all(p.grad is None and not p.requires_grad for p in objective.teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in objective.teacher.state_dict().items())
@@ -112,7 +117,8 @@ def test_trap_S2_one_draw_per_batch_reaches_the_loss(digits):
     policy = temperature.IntegerUniform(seed=5)
     trainer(digits, distillation(policy, spy)).fit()
     assert len(used) == 2 * math.ceil(100 / 32)
-    assert used == policy.draws == [temperature.IntegerUniform(seed=5).draw() for _ in [0]] + policy.draws[1:]
+    alone = temperature.IntegerUniform(seed=5)
+    assert used == policy.draws == [alone.draw() for _ in used]
     assert len(set(used)) > 1
 
 
