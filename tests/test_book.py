@@ -1,6 +1,8 @@
 """The sources of the book, and the pages that are built from them."""
 
 import ast
+import importlib.metadata
+import importlib.util
 import io
 import json
 import re
@@ -83,7 +85,7 @@ def test_parameters_are_commented_literals(path):
     assert lines <= set(comments), "every parameter has a trailing comment"
 
 
-def test_bootstrap_is_the_same_everywhere_and_leaves_the_big_packages_alone():
+def test_trap_P12_bootstrap_is_the_same_everywhere_and_leaves_the_big_packages_alone():
     first = [code_cells(path)[0] for path in NOTEBOOKS]
     assert all("bootstrap" in cell.metadata.get("tags", []) for cell in first)
     sources = {cell.source for cell in first}
@@ -92,6 +94,34 @@ def test_bootstrap_is_the_same_everywhere_and_leaves_the_big_packages_alone():
         assert "--no-deps" in source or "--constraint" in source, "pip must not touch what is installed"
         for name in ("torch", "torchvision", "numpy", "matplotlib"):
             assert "--no-deps" in source or f'"{name}"' in source
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_trap_P12_bootstrap_installs_the_package_around_what_is_there(monkeypatch, status):
+    asked = []
+
+    def pip(command):
+        kept = Path(command[command.index("--constraint") + 1]).read_text().splitlines()
+        asked.append((command[-1], set(kept)))
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    source = code_cells(NOTEBOOKS[0])[0].source
+    if status:
+        with pytest.raises(RuntimeError, match="could not be installed from https://github.com/"):
+            exec(source, {})
+    else:
+        exec(source, {})
+    big = "torch", "torchvision", "numpy", "matplotlib"
+    present = {f"{name}=={importlib.metadata.version(name)}" for name in big}
+    assert asked == [(f"git+https://github.com/{sync.slug()}", present)]
+
+
+def test_bootstrap_installs_nothing_where_everything_is(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was called"))
+    exec(code_cells(NOTEBOOKS[0])[0].source, {})
 
 
 @each_notebook
