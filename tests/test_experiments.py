@@ -83,7 +83,9 @@ def test_missing_key_is_named(key):
 
 
 def test_trap_S3_unused_key_is_an_error():
-    assert "the key 'tau' is unused, tau_policy 'stochastic' does not read it" in broken(lambda one: one.update(tau=4))
+    message = broken(lambda one: one.update(tau=4))
+    assert "here.json: the key 'tau' is unused, tau_policy 'stochastic' does not read it" in message
+    assert "did you mean 'tau_low'" in message
 
 
 def test_trap_S3_temperature_of_a_base_experiment_is_an_error():
@@ -118,8 +120,16 @@ def test_damaged_file_names_file_and_line(tmp_path, monkeypatch):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "broken.json").write_text('{\n "lr": 0.1,\n}')
     monkeypatch.setattr(settings, "FOLDER", tmp_path)
-    with pytest.raises(ExperimentError, match="broken.json: not valid JSON in line"):
+    with pytest.raises(ExperimentError, match="x/broken.json: not valid JSON in line"):
         settings.load("x/broken")
+
+
+def test_a_key_that_stands_twice_in_a_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "twice.json").write_text('{"lr": 0.1, "lr": 0.2}')
+    monkeypatch.setattr(settings, "FOLDER", tmp_path)
+    with pytest.raises(ExperimentError, match="x/twice.json: the key 'lr' stands there twice"):
+        settings.load("x/twice")
 
 
 def test_teacher_of_another_data_set_is_refused(tmp_path):

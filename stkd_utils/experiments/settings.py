@@ -92,9 +92,9 @@ def load(name):
         )
     path = FOLDER / f"{name}.json"
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(), object_pairs_hook=lambda pairs: _once(pairs, f"{name}.json"))
     except json.JSONDecodeError as error:
-        raise ExperimentError(f"{path.name}: not valid JSON in line {error.lineno} ({error.msg}).") from error
+        raise ExperimentError(f"{name}.json: not valid JSON in line {error.lineno} ({error.msg}).") from error
     validate(settings, f"{name}.json")
     return settings
 
@@ -137,7 +137,9 @@ def validate(settings, file):
         if key not in needed and key not in LIMITS:
             by_policy = key in TAU and "tau_policy" in needed
             reader = f"tau_policy '{settings['tau_policy']}'" if by_policy else f"method '{settings['method']}'"
-            raise ExperimentError(f"{file}: the key '{key}' is unused, {reader} does not read it; remove it.")
+            raise ExperimentError(
+                f"{file}: the key '{key}' is unused, {reader} does not read it: remove it{_nearest(key, needed)}"
+            )
     if "tau_low" in needed and settings["tau_low"] >= settings["tau_high"]:
         raise ExperimentError(
             f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}."
@@ -147,6 +149,14 @@ def validate(settings, file):
 def digest(settings):
     """Hash (64 hex digits) of what is asked: equal settings give equal hashes, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _once(pairs, file):
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ExperimentError(f"{file}: the key '{key}' stands there twice; keep one.")
+    return dict(pairs)
 
 
 def _tau_keys(settings):
