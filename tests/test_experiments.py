@@ -98,6 +98,7 @@ def test_trap_S3_temperature_of_a_base_experiment_is_an_error():
     "key, value",
     [("lr", "fast"), ("lr", -1), ("epochs", 0), ("epochs", 1.5), ("flip", 1), ("model", "resnet19"),
      ("tau_low", 0), ("batch_size", 1), ("milestones", [0.8, 0.3]), ("dataset", "cifar"), ("tau_policy", "random"),
+     ("val_fraction", 0), ("train_limit", 1),
      ("soft_weight", float("nan")), ("width", True)],
 )  # fmt: skip
 def test_bad_value_names_key_and_value(key, value):
@@ -135,6 +136,11 @@ def test_a_key_that_stands_twice_in_a_file_is_named(tmp_path, monkeypatch):
 def test_teacher_of_another_data_set_is_refused(tmp_path):
     with pytest.raises(ExperimentError, match="trained on other data than digits"):
         experiments.run(STOCHASTIC, runs=tmp_path, teacher="cifar10/resnet18-base", **TINY)
+
+
+def test_teacher_that_is_a_student_is_refused(tmp_path):
+    with pytest.raises(ExperimentError, match="is a distilled student; name a base experiment"):
+        experiments.run(STOCHASTIC, runs=tmp_path, teacher=STOCHASTIC, **TINY)
 
 
 def test_overriding_the_policy_drops_the_temperatures_it_does_not_read():

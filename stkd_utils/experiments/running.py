@@ -124,7 +124,12 @@ def _threads(count):
 def _teacher(asked, profile, **options):
     if asked["method"] == "base":
         return None
-    if settings.load(asked["teacher"])["dataset"] != asked["dataset"]:
+    found = settings.load(asked["teacher"])
+    if found["method"] != "base":
+        raise settings.ExperimentError(
+            f"The teacher '{asked['teacher']}' is a distilled student; name a base experiment."
+        )
+    if found["dataset"] != asked["dataset"]:
         raise settings.ExperimentError(
             f"The teacher '{asked['teacher']}' was trained on other data than {asked['dataset']}; "
             f"name an experiment that begins with {asked['dataset']}/."

@@ -31,7 +31,7 @@ def _number(value):
 
 
 def _limit(value):
-    return value is None or (_count(value) and value > 0)
+    return value is None or (_count(value) and value > 1)
 
 
 def _fractions(value):
@@ -64,7 +64,7 @@ COMMON = {
     "crop_padding": (_count, "a whole number of pixels"),
     "flip": (lambda v: isinstance(v, bool), "true or false"),
     "rotation_degrees": (_number, "degrees, 0 or more"),
-    "val_fraction": (_fraction, "a fraction of the training images"),
+    "val_fraction": (lambda v: _fraction(v) and 0 < v < 1, "a fraction of the training images between 0 and 1"),
 }
 DISTILLED = {
     "teacher": (lambda v: isinstance(v, str), "the name of a base experiment"),
@@ -75,7 +75,10 @@ DISTILLED = {
     "soft_weight": (_number, "a number of 0 or more"),
 }
 TAU = {key: (_positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
-LIMITS = {key: (_limit, "a number of images, or null for all") for key in ("train_limit", "val_limit", "test_limit")}
+LIMITS = {
+    key: (_limit, "a number of images, 2 or more, or null for all")
+    for key in ("train_limit", "val_limit", "test_limit")
+}
 KEYS = COMMON | DISTILLED | TAU | LIMITS
 
 
