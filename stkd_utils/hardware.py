@@ -90,7 +90,7 @@ def gpu_source(nvml=None):
         counter = Summed(nvml.nvmlDeviceGetTotalEnergyConsumption, handles)
         if counter():
             return Source("measured", f"NVML energy counter of {names}", joules=counter)
-    except Exception:
+    except Exception:  # GPUs before Volta have no energy counter: their power is sampled instead
         pass
     try:
         energy = SampledEnergy(Summed(nvml.nvmlDeviceGetPowerUsage, handles))

@@ -70,6 +70,25 @@ def test_cells_are_few_and_short(path):
     lengths = [len(cell.source.splitlines()) for cell in cells]
     assert len(cells) <= 30
     assert max(lengths) <= 40, f"code cell {1 + lengths.index(max(lengths))} has {max(lengths)} lines"
+    assert sum(length <= 25 for length in lengths) >= 0.9 * len(lengths)
+
+
+@each_notebook
+def test_every_chapter_has_its_price_tag_exercises_and_receipt(path):
+    cells = nbformat.read(path, 4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert f'ledger.price_tag("{path.stem}", profile)' in code
+    assert f'"receipts" / "{path.stem}.json"' in code
+    for part in (
+        "You will be able to",
+        "You need",
+        "# What we learned",
+        "What would change our mind",
+        "# Exercises",
+        "# Receipt",
+    ):
+        assert part in prose, f"{path.name} has no part '{part}'"
 
 
 @each_notebook
