@@ -92,7 +92,7 @@ def _read_digits(root):
     images = torch.from_numpy(raw.images * (255 / 16)).round().to(torch.uint8)[:, None]
     everything = Split(images, torch.from_numpy(raw.target).long())
     is_test = torch.zeros(len(everything), dtype=torch.bool)
-    is_test[stratified(everything.labels, round(0.2 * len(everything)), generator(0, "digits test split"))] = True
+    is_test[stratified(everything.labels, round(0.2 * len(everything)), generator(2, "digits test split"))] = True
     return everything.take(~is_test), everything.take(is_test), [str(name) for name in raw.target_names]
 
 
