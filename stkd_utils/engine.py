@@ -1,0 +1,83 @@
+"""How fast arithmetic is done: the precision of a device, and a teacher made ready to answer quickly."""
+
+import copy
+import re
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.fx.experimental.optimization import fuse
+
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+
+def resolve(precision, device):
+    """What ``precision`` means on ``device`` (a name or a torch.device): the string "float32" or "bfloat16".
+
+    "auto" is bfloat16 where the hardware computes in it and float32 elsewhere; the other two mean themselves. bfloat16
+    keeps the range of float32 with 8 significant bits instead of 24. Raises ValueError for any other ``precision``.
+    Introduced in notebook 09.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}; choose one of: {', '.join(PRECISIONS)}.")
+    if precision != "auto":
+        return precision
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = kind == "cpu" and _cpu_has_bfloat16()
+    return "bfloat16" if native else "float32"
+
+
+def autocast(device, precision):
+    """A context in which a network on ``device`` trains in ``precision``; in float32 it changes nothing.
+
+    Weights, gradients and batch statistics stay float32; convolutions and matrix products run in bfloat16, and so
+    do the logits: make them float32 before the loss. Raises ValueError as `resolve`. Introduced in notebook 09.
+    """
+    low = resolve(precision, device) == "bfloat16"
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
+
+
+def frozen(model, precision, device):
+    """A copy of ``model`` that only answers, fast: a module with images (N, C, H, W) -> float32 logits (N, classes).
+
+    Evaluation mode, no gradients, on ``device``, in ``precision`` and channels-last; every batch normalisation that
+    follows a convolution is folded into its weights where the network can be traced. ``model`` stays as it is. Raises
+    ValueError as `resolve`. Introduced in notebook 09.
+    """
+    return _Frozen(model, resolve(precision, device), device)
+
+
+class _Frozen(torch.nn.Module):
+    def __init__(self, model, precision, device):
+        super().__init__()
+        self.precision, self.dtype = precision, getattr(torch, precision)
+        self.network = _folded(copy.deepcopy(model).eval()).requires_grad_(False)
+        self.network.to(device, self.dtype, memory_format=torch.channels_last)
+
+    def train(self, mode=True):
+        """It stays in evaluation mode: a folded batch normalisation has no other."""
+        return super().train(False)
+
+    def forward(self, images):
+        with torch.inference_mode():
+            logits = self.network(images.to(self.dtype, memory_format=torch.channels_last))
+        return logits.to(torch.float32, copy=True)  # a copy made outside, which a loss may keep for its gradient
+
+
+def _folded(model):
+    try:
+        return fuse(model, inplace=True)
+    except Exception:  # control flow that depends on values cannot be traced: the network works as it is
+        return model
+
+
+@cache
+def _cpu_has_bfloat16():
+    """Whether the processor says that it multiplies bfloat16 numbers; False where it cannot be asked."""
+    try:
+        return bool(re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()))
+    except OSError:
+        return False

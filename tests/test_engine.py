@@ -1,0 +1,142 @@
+"""The fast teacher gives the teacher's logits, precision is a switch, and nothing that was given is changed."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from stkd_utils import engine, models
+
+NAMES = models.names()
+
+
+def trained(name, classes=10):
+    """A network whose batch statistics are those of real activations, so that folding them matters."""
+    model = models.build(name, classes, width=0.25, depth=0.25, seed=0)
+    with torch.no_grad():
+        for _ in range(5):
+            model(images(32, 1) * 3 + 1)
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
+                layer.bias.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
+    return model
+
+
+def images(count=16, seed=0):
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def logits_of(model):
+    with torch.no_grad():
+        return deepcopy(model).eval()(images())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_gives_the_same_logits(name):
+    model = trained(name)
+    fast = engine.frozen(model, "float32", "cpu")(images())
+    torch.testing.assert_close(fast, logits_of(model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_teacher_is_close_and_hardly_ever_changes_its_mind(name):
+    model = trained(name)
+    wanted, low = logits_of(model), engine.frozen(model, "bfloat16", "cpu")(images())
+    assert low.dtype == torch.float32
+    assert 0 < (low - wanted).abs().max() < 0.05 * wanted.std() + 0.02 * wanted.abs().max()
+    assert (low.softmax(1) - wanted.softmax(1)).abs().max() < 0.03
+
+
+def test_batch_normalisation_is_folded():
+    fast = engine.frozen(trained("resnet18"), "float32", "cpu")
+    assert not [layer for layer in fast.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def test_a_network_that_cannot_be_traced_answers_unfolded():
+    class Choosy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = trained("resnet18")
+
+        def forward(self, x):
+            return self.network(x) if x.sum() == x.sum() else x
+
+    model = Choosy()
+    torch.testing.assert_close(engine.frozen(model, "float32", "cpu")(images()), logits_of(model), rtol=1e-4, atol=1e-4)
+
+
+def test_the_given_model_stays_as_it_is():
+    model = trained("mobilenetv2").train()
+    before = deepcopy(model.state_dict())
+    fast = engine.frozen(model, "bfloat16", "cpu")
+    fast(images())
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    assert {p.data_ptr() for p in model.parameters()}.isdisjoint(p.data_ptr() for p in fast.parameters())
+
+
+def test_frozen_stays_in_evaluation_mode():
+    fast = engine.frozen(trained("resnet18"), "float32", "cpu")
+    assert not any(layer.training for layer in fast.train().modules())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+def test_a_loss_may_keep_the_logits_for_its_gradient():
+    logits_t = engine.frozen(trained("resnet18"), "float32", "cpu")(images())
+    assert not logits_t.requires_grad
+    logits_s = torch.zeros_like(logits_t, requires_grad=True)
+    (logits_s * logits_t).sum().backward()
+    assert torch.equal(logits_s.grad, logits_t)
+
+
+def test_images_stay_as_they_are():
+    given = images()
+    engine.frozen(trained("resnet18"), "bfloat16", "cpu")(given)
+    assert torch.equal(given, images()) and given.dtype == torch.float32 and given.is_contiguous()
+
+
+# Precision
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_named_precision_means_itself(precision):
+    assert engine.resolve(precision, "cpu") == engine.resolve(precision, torch.device("cuda")) == precision
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_asks_the_processor(monkeypatch, native, expected):
+    monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: native)
+    assert engine.resolve("auto", "cpu") == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_asks_the_gpu_and_does_not_count_emulation(monkeypatch, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert engine.resolve("auto", "cuda") == expected
+
+
+def test_auto_is_float32_where_nothing_is_known():
+    assert engine.resolve("auto", "meta") == "float32"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "", None, "Float32"])
+@pytest.mark.parametrize("call", [engine.resolve, lambda p, d: engine.autocast(d, p)])
+def test_unknown_precision_lists_the_known_ones(call, precision):
+    with pytest.raises(ValueError, match=r"^Unknown precision .*; choose one of: float32, bfloat16, auto\.$"):
+        call(precision, "cpu")
+
+
+def test_autocast_computes_in_bfloat16_and_keeps_weights_in_float32():
+    layer = nn.Linear(4, 4)
+    with engine.autocast("cpu", "bfloat16"):
+        out = layer(torch.ones(1, 4))
+    out.float().sum().backward()
+    assert (out.dtype, layer.weight.dtype, layer.weight.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
+def test_autocast_in_float32_changes_nothing():
+    with engine.autocast("cpu", "float32"):
+        assert nn.Linear(4, 4)(torch.ones(1, 4)).dtype == torch.float32
