@@ -27,15 +27,32 @@ class Augmentation:
         if not 0 <= self.rotation_degrees <= 180:
             raise ValueError(f"rotation_degrees is an angle from 0 to 180; got {self.rotation_degrees!r}.")
 
+    @property
+    def views(self):
+        """How many different views of an image there are; infinity with a rotation."""
+        return math.inf if self.rotation_degrees else (2 * self.crop_padding + 1) ** 2 * (1 + self.flip)
+
 
 @dataclass(frozen=True)
-class _Moves:
-    """One draw for each image of a batch: shift in pixels (x right, y down), flip, angle in radians."""
+class Moves:
+    """What happens to each image of a batch: shift in pixels (x right, y down), flip, angle in radians; each (N,)."""
 
+    augmentation: Augmentation
     shift_x: torch.Tensor
     shift_y: torch.Tensor
     flip: torch.Tensor
     angle: torch.Tensor
+
+    def number(self):
+        """The number of each view, int64 (N,), from 0 to ``augmentation.views`` - 1: equal numbers, equal moves.
+
+        Raises ValueError when a rotation makes the views infinite. Introduced in notebook 09.
+        """
+        if self.augmentation.views == math.inf:
+            raise ValueError("Views that are rotated by any angle have no number: set rotation_degrees to 0.")
+        padding = self.augmentation.crop_padding
+        offset = (self.shift_y + padding) * (2 * padding + 1) + self.shift_x + padding
+        return offset * (1 + self.augmentation.flip) + self.flip
 
 
 def normalise(images, mean, std):
@@ -57,20 +74,32 @@ def augment(images, augmentation, mean, std, generator):
     numbers come from ``generator``, a CPU generator, so that every device gets the same views; as many are drawn per
     image whatever is switched on. Introduced in notebook 02.
     """
-    if augmentation == Augmentation():
-        return normalise(images, mean, std)
-    moves = _draw(len(images), augmentation, generator, images.device)
-    move = _rotate if augmentation.rotation_degrees else _shift
-    return normalise(move(images, moves, augmentation.crop_padding), mean, std)
+    return view(images, draw(len(images), augmentation, generator, images.device), mean, std)
 
 
-def _draw(count, augmentation, generator, device):
-    chance = torch.rand(count, 4, generator=generator, dtype=torch.float64)
+def draw(count, augmentation, generator, device="cpu"):
+    """Random `Moves` for ``count`` images, on ``device``, from a CPU ``generator``; the first half of `augment`.
+
+    An augmentation that changes nothing draws nothing. Introduced in notebook 09.
+    """
+    still = augmentation == Augmentation()
+    chance = torch.zeros(count, 4) if still else torch.rand(count, 4, generator=generator, dtype=torch.float64)
     padding = augmentation.crop_padding
     shift = (chance[:, :2] * (2 * padding + 1)).long() - padding
     flip = (chance[:, 2] < 0.5) & augmentation.flip
     angle = math.radians(augmentation.rotation_degrees) * (2 * chance[:, 3] - 1)
-    return _Moves(*(value.to(device) for value in (shift[:, 0], shift[:, 1], flip, angle.float())))
+    return Moves(augmentation, *(value.to(device) for value in (shift[:, 0], shift[:, 1], flip, angle.float())))
+
+
+def view(images, moves, mean, std):
+    """``images`` after their `Moves`, normalised, shapes as in `augment`, whose second half this is.
+
+    Introduced in notebook 09.
+    """
+    if moves.augmentation != Augmentation():
+        move = _rotate if moves.augmentation.rotation_degrees else _shift
+        images = move(images, moves, moves.augmentation.crop_padding)
+    return normalise(images, mean, std)
 
 
 def _shift(images, moves, padding):

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .augmentation import Augmentation, augment, normalise
+from .augmentation import Augmentation, Moves, augment, draw, normalise, view
 from .seeding import generator
 from .sources import DataDamaged, DataError, DataNotFound, fetch, names, read, root_folder
-from .splits import Split, batches, stratified
+from .splits import Split, batches, order, stratified
 
 __all__ = [
-    "Augmentation", "DataDamaged", "DataError", "DataNotFound", "Dataset", "Split",
-    "augment", "batches", "fetch", "load", "names", "normalise", "read", "root_folder", "stratified",
+    "Augmentation", "DataDamaged", "DataError", "DataNotFound", "Dataset", "Moves", "Split", "augment", "batches",
+    "draw", "fetch", "load", "names", "normalise", "order", "read", "root_folder", "stratified", "view",
 ]  # fmt: skip
 
 

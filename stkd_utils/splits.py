@@ -24,8 +24,8 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
-def batches(split, batch_size, generator=None):
-    """Iterator of (images uint8 (B, C, H, W), labels int64 (B,)) that passes once over ``split``.
+def order(split, batch_size, generator=None):
+    """Iterator of positions int64 (B,) of the images of each batch, passing once over ``split``, on its device.
 
     In the order of the split, or shuffled by ``generator`` (a CPU generator). A shuffled pass is for training, so a
     last batch of a single image is left out: batch normalisation cannot use it.
@@ -34,12 +34,17 @@ def batches(split, batch_size, generator=None):
         raise ValueError(f"batch_size is at least 1; got {batch_size!r}.")
     count = len(split)
     if generator is None:
-        order = torch.arange(count)
+        positions = torch.arange(count)
     else:
-        order = torch.randperm(count, generator=generator)
-        order = order[: count - 1] if batch_size > 1 and count % batch_size == 1 else order
-    for index in order.to(split.labels.device).split(batch_size):
-        yield split.images[index], split.labels[index]
+        positions = torch.randperm(count, generator=generator)
+        positions = positions[: count - 1] if batch_size > 1 and count % batch_size == 1 else positions
+    yield from positions.to(split.labels.device).split(batch_size)
+
+
+def batches(split, batch_size, generator=None):
+    """Iterator of (images uint8 (B, C, H, W), labels int64 (B,)) in the `order` that the same arguments give."""
+    for positions in order(split, batch_size, generator):
+        yield split.images[positions], split.labels[positions]
 
 
 def stratified(labels, count, generator):

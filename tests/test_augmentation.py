@@ -1,5 +1,6 @@
 """Random views: exact copies without rotation, torchvision's geometry with it, and no hidden randomness."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
 from stkd_utils import augmentation
-from stkd_utils.augmentation import Augmentation, augment, normalise
+from stkd_utils.augmentation import Augmentation, augment, draw, normalise
 
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
 RAW_MEAN, RAW_STD = torch.zeros(3), torch.full((3,), 1 / 255)  # normalising with these leaves 0..255
@@ -37,6 +38,55 @@ def views_by_hand(image, padding):
     return views
 
 
+def fingerprint(*tensors):
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    "some, digits",
+    [
+        (Augmentation(), "b52f6e80a2438a38"),
+        (Augmentation(2), "151e2c32fa36168b"),
+        (Augmentation(flip=True), "2fe578ffa30146b9"),
+        (Augmentation(4, True), "0425b7220007a35e"),
+    ],
+)
+def test_a_seed_gives_the_views_that_it_always_gave(some, digits):
+    assert fingerprint(augment(noise(50, 9, 8), some, MEAN, STD, seeded())) == digits
+
+
+def test_a_seed_gives_the_moves_that_it_always_gave():
+    moves = draw(50, FULL, seeded())
+    assert fingerprint(moves.shift_x, moves.shift_y, moves.flip, moves.angle) == "0b55af6fd99a179d"
+
+
+@pytest.mark.parametrize("some", [Augmentation(), Augmentation(2), Augmentation(2, True), FULL])
+def test_augment_is_draw_and_view(some):
+    images, together, apart = noise(20), seeded(), seeded()
+    views = augmentation.view(images, draw(20, some, apart), MEAN, STD)
+    assert torch.equal(augment(images, some, MEAN, STD, together), views)
+    assert torch.equal(together.get_state(), apart.get_state())
+
+
+@pytest.mark.parametrize("some, views", [((0, False), 1), ((0, True), 2), ((1, False), 9), ((4, True), 162)])
+def test_equal_view_numbers_are_equal_views_and_all_numbers_occur(some, views):
+    some = Augmentation(*some)
+    moves = draw(40 * views, some, seeded())
+    numbers = moves.number()
+    assert some.views == views and numbers.dtype == torch.int64
+    assert numbers.unique().tolist() == list(range(views))
+    seen = augmentation.view(noise(1).expand(len(numbers), -1, -1, -1), moves, MEAN, STD).flatten(1)
+    by_number = [seen[numbers == number] for number in range(views)]
+    assert all((group == group[0]).all() for group in by_number)
+    assert len(torch.stack([group[0] for group in by_number]).unique(dim=0)) == views
+
+
+def test_rotated_views_are_infinite_and_have_no_number():
+    assert FULL.views == math.inf
+    with pytest.raises(ValueError, match="no number: set rotation_degrees to 0"):
+        draw(3, FULL, seeded()).number()
+
+
 @pytest.mark.parametrize("height, width", [(8, 8), (6, 9)])
 def test_without_rotation_every_view_is_an_exact_copy_and_all_moves_occur(height, width):
     images = noise(400, height, width)
@@ -58,7 +108,7 @@ def test_equal_images_in_one_batch_get_different_views():
 
 
 def test_crop_offsets_are_uniform_with_both_ends():
-    moves = augmentation._draw(9000, Augmentation(crop_padding=4), seeded(), "cpu")
+    moves = draw(9000, Augmentation(crop_padding=4), seeded())
     for shift in (moves.shift_x, moves.shift_y):
         counts = torch.bincount(shift + 4, minlength=9)
         assert len(counts) == 9 and (counts - 1000).abs().max() < 150
@@ -70,7 +120,7 @@ def test_crop_offsets_are_uniform_with_both_ends():
 def test_rotation_is_counter_clockwise_around_the_centre(height, width, quarters):
     images = noise(3, height, width)
     still = torch.zeros(3, dtype=torch.long)
-    moves = augmentation._Moves(still, still, still.bool(), torch.full((3,), quarters * math.pi / 2))
+    moves = augmentation.Moves(Augmentation(), still, still, still.bool(), torch.full((3,), quarters * math.pi / 2))
     turned = augmentation._rotate(images, moves, 0)
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # the rim mixes with the black outside by rounding
     assert torch.allclose(turned[inside], torch.rot90(images, quarters, (2, 3)).float()[inside], atol=0.02)
@@ -79,7 +129,7 @@ def test_rotation_is_counter_clockwise_around_the_centre(height, width, quarters
 def test_rotation_agrees_with_torchvision():
     images = noise(12, 32, 32)
     views = augment(images, Augmentation(rotation_degrees=15.0), RAW_MEAN, RAW_STD, seeded())
-    angles = augmentation._draw(12, Augmentation(rotation_degrees=15.0), seeded(), "cpu").angle.rad2deg()
+    angles = draw(12, Augmentation(rotation_degrees=15.0), seeded()).angle.rad2deg()
     assert angles.abs().max() <= 15 and angles.min() < -5 and angles.max() > 5
     for image, view, angle in zip(images, views, angles.tolist(), strict=True):
         expected = rotate(image.float(), angle, interpolation=InterpolationMode.BILINEAR)
@@ -89,7 +139,7 @@ def test_rotation_agrees_with_torchvision():
 def test_crop_flip_rotation_in_one_resampling_agree_with_the_three_steps_inside():
     images = noise(40, 32, 32)
     views = augment(images, FULL, RAW_MEAN, RAW_STD, seeded(3))
-    moves = augmentation._draw(40, FULL, seeded(3), "cpu")
+    moves = draw(40, FULL, seeded(3))
     steps = augmentation._shift(images, moves, 4).float()
     inside = (slice(None), slice(8, 24), slice(8, 24))
     for step, view, angle in zip(steps, views, moves.angle.rad2deg().tolist(), strict=True):
@@ -99,7 +149,7 @@ def test_crop_flip_rotation_in_one_resampling_agree_with_the_three_steps_inside(
 
 def test_rotation_by_nothing_is_the_exact_copy():
     images = noise(40, 32, 32)
-    moves = augmentation._draw(40, FULL, seeded(), "cpu")
+    moves = draw(40, FULL, seeded())
     moves.angle.zero_()
     assert torch.allclose(
         augmentation._rotate(images, moves, 4), augmentation._shift(images, moves, 4).float(), atol=0.02
@@ -143,8 +193,8 @@ def test_randomness_comes_from_the_generator_alone():
 
 def test_switching_rotation_on_leaves_crops_and_later_draws_as_they_are():
     plain, turning = seeded(), seeded()
-    without = augmentation._draw(50, Augmentation(4, True), plain, "cpu")
-    with_rotation = augmentation._draw(50, FULL, turning, "cpu")
+    without = draw(50, Augmentation(4, True), plain)
+    with_rotation = draw(50, FULL, turning)
     assert torch.equal(without.shift_x, with_rotation.shift_x) and torch.equal(without.flip, with_rotation.flip)
     assert torch.equal(plain.get_state(), turning.get_state())
 

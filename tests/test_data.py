@@ -218,6 +218,17 @@ def test_shuffled_batches_follow_their_generator_and_drop_a_single_last_image():
         next(data.batches(split, 0))
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_the_order_says_which_images_a_batch_holds(seed):
+    split = data.Split(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1) * 2, torch.arange(10) * 3)
+
+    def passing(function):
+        return list(function(split, 4, None if seed is None else torch.Generator().manual_seed(seed)))
+
+    for positions, (images, labels) in zip(passing(data.order), passing(data.batches), strict=True):
+        assert torch.equal(images.flatten(), positions * 2) and torch.equal(labels, positions * 3)
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(data.DataError, match="'cifar'; known: digits, cifar10, cifar100"):
         data.load("cifar")
