@@ -2,11 +2,13 @@
 
 import copy
 import re
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch.fx.experimental.optimization import fuse
+from torch.overrides import TorchFunctionMode
 
 PRECISIONS = ("float32", "bfloat16", "auto")
 
@@ -30,14 +32,30 @@ def resolve(precision, device):
     return "bfloat16" if native else "float32"
 
 
+@contextmanager
 def autocast(device, precision):
     """A context in which a network on ``device`` trains in ``precision``; in float32 it changes nothing.
 
     Weights, gradients and batch statistics stay float32; convolutions and matrix products run in bfloat16, and so
-    do the logits: make them float32 before the loss. Raises ValueError as `resolve`. Introduced in notebook 09.
+    do the logits: make them float32 before the loss. On a CPU depthwise convolutions with a stride stay in float32,
+    because their bfloat16 gradient has no fast kernel: it takes 10 to 100 times as long. Raises ValueError as
+    `resolve`. Introduced in notebook 09.
     """
-    low = resolve(precision, device) == "bfloat16"
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=low)
+    kind, low = torch.device(device).type, resolve(precision, device) == "bfloat16"
+    strided = _Float32Strided() if low and kind == "cpu" else nullcontext()
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=low), strided:
+        yield
+
+
+class _Float32Strided(TorchFunctionMode):
+    """Runs depthwise convolutions that have a stride in float32; their result has the type of their input."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        # the seven arguments that torch.nn.Conv2d gives: images, weight, bias, stride, padding, dilation, groups
+        if func is torch.conv2d and len(args) == 7 and args[6] > 1 and max(args[3]) > 1:
+            with torch.autocast("cpu", enabled=False):
+                return func(args[0].float(), *args[1:]).to(args[0].dtype)
+        return func(*args, **(kwargs or {}))
 
 
 def frozen(model, precision, device):

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stkd_utils import engine, models
 
@@ -123,7 +124,7 @@ def test_auto_is_float32_where_nothing_is_known():
 
 
 @pytest.mark.parametrize("precision", ["fp16", "", None, "Float32"])
-@pytest.mark.parametrize("call", [engine.resolve, lambda p, d: engine.autocast(d, p)])
+@pytest.mark.parametrize("call", [engine.resolve, lambda p, d: engine.autocast(d, p).__enter__()])
 def test_unknown_precision_lists_the_known_ones(call, precision):
     with pytest.raises(ValueError, match=r"^Unknown precision .*; choose one of: float32, bfloat16, auto\.$"):
         call(precision, "cpu")
@@ -140,3 +141,49 @@ def test_autocast_computes_in_bfloat16_and_keeps_weights_in_float32():
 def test_autocast_in_float32_changes_nothing():
     with engine.autocast("cpu", "float32"):
         assert nn.Linear(4, 4)(torch.ones(1, 4)).dtype == torch.float32
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes (groups, stride, type) of every convolution whose gradient is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            self.seen.add((args[9] > 1, args[4][0], args[1].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
+def test_only_the_gradient_without_a_fast_kernel_is_left_in_float32(name):
+    model = models.build(name, 10, width=0.25, depth=0.25, seed=0)
+    with engine.autocast("cpu", "bfloat16"):
+        logits = model(images())
+    with Convolutions() as convolutions:
+        logits.float().square().sum().backward()
+    depthwise = {(True, 1, torch.bfloat16), (True, 2, torch.float32)}
+    assert convolutions.seen == depthwise | {(False, 1, torch.bfloat16)}
+
+
+def test_strided_depthwise_convolution_is_that_of_float32_numbers():
+    layer, maps = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4), images(2)[:, :1].repeat(1, 4, 1, 1)
+    with engine.autocast("cpu", "bfloat16"):
+        out = layer(maps.bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, layer(maps.bfloat16().float()).bfloat16())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_gradient_points_roughly_where_the_float32_gradient_does(name):
+    def gradient(precision):
+        model = models.build(name, 10, width=0.25, depth=0.25, seed=0)
+        with engine.autocast("cpu", precision):
+            logits = model(images(64))
+        nn.functional.cross_entropy(logits.float(), torch.arange(64) % 10).backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    low, full = gradient("bfloat16"), gradient("float32")
+    assert low.dtype == torch.float32
+    assert nn.functional.cosine_similarity(low, full, dim=0) > 0.9
