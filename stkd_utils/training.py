@@ -1,14 +1,25 @@
-"""The training loop: fit, evaluate, checkpoint, resume. One loop for teachers and for students, alone or distilled."""
+"""The training loop: fit, evaluate, checkpoint, resume. One loop for teachers and students, for one or for several.
+
+Students that share their batches and views, and often a teacher, train side by side in one pass (`train`): each batch
+is prepared once and the teacher answers it once, whoever asks.
+"""
 
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from . import checkpoint, data, losses
+from . import checkpoint, data, engine, losses
+from .objectives import Batch, Distillation, Supervised, Teacher
 from .seeding import generator, stream_seed
+from .sharing import metered
+
+__all__ = [
+    "Distillation", "Diverged", "Fit", "Supervised", "Teacher", "Trainer", "default_device", "evaluate", "train",
+]  # fmt: skip
 
 
 class Diverged(RuntimeError):
@@ -20,58 +31,18 @@ def default_device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def freeze(model):
-    """The same model as a teacher: evaluation mode, no gradients."""
-    return model.eval().requires_grad_(False)
-
-
-class Supervised:
-    """Learning from labels alone: ``{"hard": cross-entropy}``."""
-
-    policy = None
-
-    def terms(self, images, labels, logits_s):
-        """Named loss terms of one batch; ``images`` (N, C, H, W), ``labels`` (N,), ``logits_s`` (N, classes)."""
-        return losses.cross_entropy(logits_s, labels)
-
-
-@dataclass
-class Distillation:
-    """Learning from labels and from a frozen teacher, softened by one temperature a batch.
-
-    ``loss`` is a function like `losses.hinton`; ``policy`` a temperature policy: drawn once per batch, the value
-    softens teacher and student alike. The teacher runs in inference mode and never receives a gradient. Introduced in
-    notebook 03.
-    """
-
-    teacher: torch.nn.Module
-    policy: object
-    hard_weight: float
-    soft_weight: float
-    loss: object = losses.hinton
-
-    def __post_init__(self):
-        freeze(self.teacher)
-
-    def terms(self, images, labels, logits_s):
-        """Named loss terms of one batch; ``images`` (N, C, H, W), ``labels`` (N,), ``logits_s`` (N, classes)."""
-        with torch.inference_mode():
-            logits_t = self.teacher(images)
-        weights = {"hard_weight": self.hard_weight, "soft_weight": self.soft_weight}
-        return self.loss(logits_s, logits_t.clone(), labels, self.policy.draw(), **weights)
-
-
 @torch.inference_mode()
-def evaluate(model, split, dataset, batch_size=512):
+def evaluate(model, split, dataset, batch_size=512, precision="float32"):
     """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
 
-    The model's training mode is restored afterwards.
+    ``precision`` as in `engine.resolve`. The model's training mode is restored afterwards.
     """
     was_training = model.training
     model.eval()
     correct = loss = 0.0
     for images, labels in data.batches(split, batch_size):
-        logits = model(data.normalise(images, dataset.mean, dataset.std)).float()
+        with engine.autocast(images.device, precision):
+            logits = model(data.normalise(images, dataset.mean, dataset.std)).float()
         correct = correct + (logits.argmax(1) == labels).sum()
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
     model.train(was_training)
@@ -82,12 +53,14 @@ def evaluate(model, split, dataset, batch_size=512):
 class Fit:
     """A training in progress: everything that a checkpoint has to hold besides model and optimiser.
 
-    ``history`` has one dict of numbers per epoch, ``timings`` the clock times that belong to it, ``chosen`` the epoch
-    that validation prefers with its weights (highest accuracy, then lowest loss).
+    ``history`` has one dict of numbers per epoch, ``timings`` the clock times that belong to it, ``parts`` the part of
+    the pass that this student was (`sharing.split`), ``chosen`` the epoch that validation prefers with its weights
+    (highest accuracy, then lowest loss).
     """
 
     history: list = field(default_factory=list)
     timings: list = field(default_factory=list)
+    parts: list = field(default_factory=list)
     chosen_epoch: int = 0
     chosen_weights: dict = field(default_factory=dict)
     resumed: int = 0
@@ -102,105 +75,136 @@ class Fit:
 
 
 class Trainer:
-    """Trains one model and can be stopped and continued at any moment.
+    """One student in training, which can be stopped and continued at any moment.
 
     ``objective`` gives the named loss terms (`Supervised`, `Distillation`); ``meter`` (a `carbon.Meter`) receives the
     blocks "train" and "evaluate"; ``path`` is the checkpoint's file, written after an epoch when ``save_seconds``
     have passed since the last one. On one machine's CPU a run that was killed and continued has the same history, to
     the last digit, as one that was not.
+
+    ``data_seed`` (None: ``seed``) is the seed of batches and augmentation. ``stop_after`` ends the run after that epoch
+    of its schedule. ``macs`` (student, teacher) of one image and the ``name`` of the run tell how the cost of a shared
+    pass is split.
     """
 
-    def __init__(self, model, dataset, protocol, objective, *, seed, augmentation, meter, path=None, save_seconds=10.0):
+    def __init__(
+        self, model, dataset, protocol, objective, *, seed, augmentation, meter, path=None, save_seconds=10.0,
+        data_seed=None, precision="float32", stop_after=None, macs=None, name="",
+    ):  # fmt: skip
         self.model, self.dataset, self.protocol, self.objective = model, dataset, protocol, objective
         self.augmentation, self.meter, self.path, self.save_seconds = augmentation, meter, path, save_seconds
-        self.seed = seed
+        self.data_seed = seed if data_seed is None else data_seed
+        self.precision, self.stop_after, self.macs, self.name = precision, stop_after, macs, name
         self.optimiser = protocol.optimiser(model)
-        self.generators = {"order": generator(seed, "order"), "augment": generator(seed, "augment")}
+        self.generators = {stream: generator(self.data_seed, stream) for stream in ("order", "augment")}
         self.fit_state = Fit()
+        self._device = dataset.train.images.device
+        with torch.random.fork_rng(devices=self._gpus):
+            torch.manual_seed(stream_seed(seed, "dropout"))
+            self._random = self._read_random()
+
+    @property
+    def epoch(self):
+        """The last epoch that is done; 0 before the first."""
+        return len(self.fit_state.history)
+
+    @property
+    def last_epoch(self):
+        """The epoch after which this run ends."""
+        return self.stop_after or self.protocol.epochs
 
     def fit(self, on_epoch=None, say=print):
         """Train to the last epoch and return the `Fit`; ``on_epoch(row)`` is called after each. Raises Diverged."""
-        device = self.dataset.train.images.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(stream_seed(self.seed, "dropout"))
-            self._restore(say)
-            saved = time.monotonic()
-            for epoch in range(len(self.fit_state.history) + 1, self.protocol.epochs + 1):
-                row = self._epoch(epoch)
-                if self.path and time.monotonic() - saved >= self.save_seconds:
-                    checkpoint.save(self._state(), self.path)
-                    saved = time.monotonic()
-                if on_epoch:
-                    on_epoch(row)
+        train([self], on_epoch=on_epoch and (lambda rows: on_epoch(rows[0])), say=say)
         return self.fit_state
 
-    def _epoch(self, epoch):
-        started = time.perf_counter()
-        with self.meter.block("train"):
-            row = {"epoch": epoch, **self._train_epoch(epoch)}
-        trained = time.perf_counter()
-        with self.meter.block("evaluate"):
-            validation = evaluate(self.model, self.dataset.val, self.dataset)
-        row |= {"val_accuracy": validation["accuracy"], "val_loss": validation["loss"]}
-        self.fit_state.choose(row, self.model)
-        self.fit_state.history.append(row)
-        seconds = {"train_seconds": trained - started, "evaluate_seconds": time.perf_counter() - trained}
-        self.fit_state.timings.append({"epoch": epoch, **seconds})
-        return row
-
-    def _train_epoch(self, epoch):
-        split, protocol = self.dataset.train, self.protocol
-        count = math.ceil(len(split) / protocol.batch_size)
-        sums, correct, seen = {}, 0, 0
+    def start_epoch(self):
+        """Get ready for an epoch."""
         self.model.train()
-        for number, (images, labels) in enumerate(data.batches(split, protocol.batch_size, self.generators["order"])):
-            lr = self._set_lr(epoch, number, count)
-            views = data.augment(
-                images, self.augmentation, self.dataset.mean, self.dataset.std, self.generators["augment"]
-            )
-            logits = self.model(views)
-            terms = self.objective.terms(views, labels, logits)
+        self._sums, self._correct, self._seen = {}, 0, 0
+
+    def step(self, batch, lr):
+        """Learn from one `objectives.Batch` at learning rate ``lr``."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._lr = lr
+        with self._own_random():
+            with engine.autocast(self._device, self.precision):
+                logits = self.model(batch.views)
+            terms = self.objective.terms(batch, logits.float())
             self.optimiser.zero_grad(set_to_none=True)
             losses.total(terms).backward()
             self.optimiser.step()
-            # summed on the device: reading a number here would make a GPU wait for every step
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0) + value.detach() * len(labels)
-            correct = correct + (logits.detach().argmax(1) == labels).sum()
-            seen += len(labels)
-        means = {f"loss_{name}": float(value) / seen for name, value in sums.items()}
-        self._check_finite(means, epoch, lr)
-        return {"lr": lr, **means, "train_accuracy": float(correct) / seen}
+        # summed on the device: reading a number here would make a GPU wait for every step
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach() * len(batch.labels)
+        self._correct = self._correct + (logits.detach().argmax(1) == batch.labels).sum()
+        self._seen += len(batch.labels)
 
-    def _set_lr(self, epoch, number, count):
-        lr = self.protocol.lr_at(epoch, number, count)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        return lr
+    def learnt(self, epoch):
+        """The row of the epoch that was just trained: learning rate, loss terms, accuracy. Raises Diverged."""
+        means = {f"loss_{name}": float(value) / self._seen for name, value in self._sums.items()}
+        self._check_finite(means, epoch)
+        return {"epoch": epoch, "lr": self._lr, **means, "train_accuracy": float(self._correct) / self._seen}
 
-    def _check_finite(self, means, epoch, lr):
+    def end_epoch(self, row, part, seconds):
+        """Validate, and add ``row`` to the history with the ``part`` of the pass and its ``seconds``; the whole row."""
+        started = time.perf_counter()
+        with self.meter.block("evaluate"), self._own_random():
+            validation = evaluate(self.model, self.dataset.val, self.dataset, precision=self.precision)
+        row = row | {"val_accuracy": validation["accuracy"], "val_loss": validation["loss"]}
+        fit = self.fit_state
+        fit.choose(row, self.model)
+        fit.history.append(row)
+        fit.parts.append(part)
+        evaluated = time.perf_counter() - started
+        fit.timings.append({"epoch": row["epoch"], "train_seconds": seconds, "evaluate_seconds": evaluated})
+        return row
+
+    def _check_finite(self, means, epoch):
         broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
             saved = "the last checkpoint is untouched" if self.path else "nothing was saved"
+            where = ", ".join(broken) + (f" of {self.name}" if self.name else "")
             raise Diverged(
-                f"Training stopped in epoch {epoch} at learning rate {lr:g}: NaN or Inf in {', '.join(broken)} "
+                f"Training stopped in epoch {epoch} at learning rate {self._lr:g}: NaN or Inf in {where} "
                 f"({saved}); lower lr or soft_weight and start again."
             )
 
+    @property
+    def _gpus(self):
+        return [self._device] if self._device.type == "cuda" else []
+
+    def _read_random(self):
+        return {"torch": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(gpu) for gpu in self._gpus]}
+
+    @contextmanager
+    def _own_random(self):
+        """PyTorch's global random numbers (dropout) as if no other student drew any; `train` restores the caller's."""
+        torch.set_rng_state(self._random["torch"])
+        for gpu, state in zip(self._gpus, self._random["cuda"], strict=False):
+            torch.cuda.set_rng_state(state, gpu)
+        yield
+        self._random = self._read_random()
+
+    def save(self):
+        """Write the checkpoint, if this run has a ``path``."""
+        if self.path:
+            checkpoint.save(self._state(), self.path)
+
     def _state(self):
-        fit, policy, device = self.fit_state, self.objective.policy, self.dataset.train.images.device
+        policy = self.objective.policy
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "random": self._random,
             "policy": policy.state_dict() if policy else None,
             "meter": self.meter.state_dict(),
-            "fit": dict(vars(fit)),
+            "fit": dict(vars(self.fit_state)),
         }
 
-    def _restore(self, say):
+    def restore(self, say=print):
+        """Continue from the checkpoint at ``path``, if one is there; ``say`` is told of a damaged one."""
         state, note = checkpoint.load(self.path) if self.path else (None, "")
         if note:
             say(note)
@@ -210,11 +214,76 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         for name, saved in state["generators"].items():
             self.generators[name].set_state(saved)
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda"], self.dataset.train.images.device)
+        self._random = {**self._random, **{key: value for key, value in state["random"].items() if value != []}}
         if state["policy"]:
             self.objective.policy.load_state_dict(state["policy"])
         self.meter.load_state_dict(state["meter"])
         self.fit_state = Fit(**state["fit"])
         self.fit_state.resumed += 1
+
+
+def train(trainers, meter=None, on_epoch=None, say=print):
+    """Train every `Trainer` of the list to its last epoch, all in one pass over the data.
+
+    Each batch and its views are made once, and the students learn from them one after the other, so that the memory of
+    one step is never held twice. Who is ahead after an interruption waits for the others. On one machine's CPU each
+    ends equal, to the last bit, to the run that was trained alone with the same ``data_seed``.
+
+    Several need the same data set, batch size, augmentation, data seed and last epoch, and their ``macs``, else
+    ValueError; ``meter`` meters what they do together, and each one's own meter gets its share (`sharing.split`).
+    ``on_epoch(rows)`` is called after each epoch. Raises Diverged. Introduced in notebook 09.
+    """
+    needs = {(id(t.dataset), t.protocol.batch_size, t.augmentation, t.data_seed, t.last_epoch) for t in trainers}
+    if len(needs) != 1:
+        raise ValueError(
+            "Students of one pass need the same data set, batch size, augmentation, data seed and last epoch: "
+            "train these apart."
+        )
+    if len(trainers) > 1 and not (meter and all(trainer.macs for trainer in trainers)):
+        raise ValueError("The cost of a shared pass is split by FLOPs: give it a meter, and each Trainer its macs.")
+    first = trainers[0]
+    with torch.random.fork_rng(devices=first._gpus):
+        for trainer in trainers:
+            trainer.restore(say)
+        saved = time.monotonic()
+        while (epoch := 1 + min(trainer.epoch for trainer in trainers)) <= first.last_epoch:
+            active = [trainer for trainer in trainers if trainer.epoch == epoch - 1]
+            rows = _epoch(active, epoch, meter)
+            if time.monotonic() - saved >= first.save_seconds or epoch == first.stop_after:
+                for trainer in active:
+                    trainer.save()
+                saved = time.monotonic()
+            if on_epoch:
+                on_epoch(rows)
+    return [trainer.fit_state for trainer in trainers]
+
+
+def _epoch(trainers, epoch, meter):
+    started = time.perf_counter()
+    with metered(trainers, meter, f"epoch {epoch}") as parts:
+        _pass(trainers, epoch)
+        rows = [trainer.learnt(epoch) for trainer in trainers]
+    seconds = time.perf_counter() - started
+    return [
+        trainer.end_epoch(row, part, seconds * part["share"])
+        for trainer, row, part in zip(trainers, rows, parts, strict=True)
+    ]
+
+
+def _pass(trainers, epoch):
+    """Once over the training images, for all trainers; their generators are in the same state before and after."""
+    first = trainers[0]
+    dataset, images, size = first.dataset, first.dataset.train.images, first.protocol.batch_size
+    generators = first.generators
+    count = math.ceil(len(images) / size)
+    for trainer in trainers:
+        trainer.start_epoch()
+    for number, positions in enumerate(data.order(dataset.train, size, generators["order"])):
+        moves = data.draw(len(positions), first.augmentation, generators["augment"], images.device)
+        views = data.view(images[positions], moves, dataset.mean, dataset.std)
+        batch = Batch(views, dataset.train.labels[positions], positions, moves, epoch)
+        for trainer in trainers:
+            trainer.step(batch, trainer.protocol.lr_at(epoch, number, count))
+    for trainer in trainers[1:]:
+        for name, state in generators.items():
+            trainer.generators[name].set_state(state.get_state())

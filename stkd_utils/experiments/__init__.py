@@ -4,8 +4,9 @@
 that has not been trained) and returns the record; asking again costs nothing.
 """
 
+from .plans import Run, runs_folder
 from .profiles import Profile, profile, profile_names
-from .running import Run, run, runs_folder, sweep
+from .running import run, sweep
 from .settings import ExperimentError, load, names, resolve
 
 __all__ = [

@@ -22,22 +22,26 @@ def checksum(model):
     return digest.hexdigest()[:16]
 
 
-def record(head, dataset, model, teacher, policy, fit, result, meter, started):
+def record(head, trainer, result, started):
     """The record of one finished run, a dict that `ledger.write` accepts; ``head`` holds what was asked.
 
-    ``teacher`` is the record of the teacher's run, ``policy`` the temperature policy; both None for a student alone.
+    ``trainer`` is the `Trainer` that did it, ``result`` holds the test results of the two epochs that are reported.
     """
+    dataset, fit, policy = trainer.dataset, trainer.fit_state, trainer.objective.policy
+    device = dataset.train.images.device.type
+    how = {"device": device, "threads": torch.get_num_threads(), "precision": trainer.precision}
     return {
         "schema": 1,
         **head,
         "code": environment.code(),
         "packages": environment.packages(),
-        "hardware": {**hardware(), "device": dataset.train.images.device.type, "threads": torch.get_num_threads()},
+        "hardware": {**hardware(), **how},
         "data_checksum": dataset.checksum,
         "result": result,
         "history": fit.history,
-        "cost": {name: meter.cost(name).to_dict() for name in ("train", "evaluate")},
-        "compute": _compute(head["asked"], dataset, model, teacher),
+        "cost": {name: trainer.meter.cost(name).to_dict() for name in ("train", "evaluate")},
+        "compute": counted(trainer),
+        "shared": shared(fit.parts),
         "tau": _taus(head["asked"], policy.draws) if policy else None,
         "started": started,
         "finished": now(),
@@ -45,18 +49,33 @@ def record(head, dataset, model, teacher, policy, fit, result, meter, started):
     }
 
 
-def _compute(asked, dataset, model, teacher):
-    shape = (dataset.channels, dataset.size, dataset.size)
-    student = compute.count(model, shape)
-    teacher_macs = teacher["compute"]["macs_student"] if teacher else None
-    cost = {"student_macs": student.macs, "teacher_macs": teacher_macs or 0}
-    cost |= {"images": len(dataset.train), "epochs": asked["epochs"]}
+def counted(trainer):
+    """The field "compute" of a record: what the run did itself and its part of the teacher's forward passes."""
+    student, teacher = trainer.macs
+    images, parts = len(trainer.dataset.train), trainer.fit_state.parts
+    own = {"student_macs": student, "images": images, "epochs": len(parts)}
+    teaching = compute.flops(teacher) * images * sum(part["teacher"] for part in parts)
     return {
-        "parameters": student.parameters,
-        "macs_student": student.macs,
-        "macs_teacher": teacher_macs,
-        "flops_forward": compute.run_flops(**cost),
-        "flops_forward_backward": compute.run_flops(**cost, backward=True),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "macs_student": student,
+        "macs_teacher": teacher if trainer.objective.teacher else None,
+        "flops_forward": round(compute.run_flops(**own) + teaching),
+        "flops_forward_backward": round(compute.run_flops(**own, backward=True) + teaching),
+    }
+
+
+def shared(parts):
+    """The field "shared" of a record: how the cost of passes with other runs was split, None for a run alone.
+
+    ``parts`` are those of each epoch (`sharing.split`). "students" trained in the pass at most, "share" of its cost is
+    this run's, the mean over epochs, "of" are the ids of all runs that it shared an epoch with, and its own.
+    """
+    if all(len(part["of"]) == 1 for part in parts):
+        return None
+    return {
+        "students": max(len(part["of"]) for part in parts),
+        "share": sum(part["share"] for part in parts) / len(parts),
+        "of": sorted({name for part in parts for name in part["of"]}),
     }
 
 

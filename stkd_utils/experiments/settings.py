@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from .. import data, losses, models, temperature
+from .. import data, engine, losses, models, protocol, temperature
 
 FOLDER = Path(__file__).parent
 
@@ -38,6 +38,10 @@ def _fractions(value):
     return isinstance(value, list) and all(map(_fraction, value)) and value == sorted(value)
 
 
+def _switch(value):
+    return isinstance(value, bool)
+
+
 def _one_of(names):
     def check(value):
         return value in names()
@@ -46,8 +50,12 @@ def _one_of(names):
     return check
 
 
+LIMITS = {
+    key: (_limit, "a number of images, 2 or more, or null for all")
+    for key in ("train_limit", "val_limit", "test_limit")
+}
 # key: (test, what is valid)
-COMMON = {
+COMMON = LIMITS | {
     "dataset": (_one_of(data.names), "a data set"),
     "method": (_one_of(lambda: sorted(losses.METHODS)), "a method"),
     "model": (_one_of(models.names), "a model"),
@@ -62,9 +70,13 @@ COMMON = {
     "gamma": (_positive, "a number above 0"),
     "warmup_epochs": (_count, "a whole number of 0 or more"),
     "crop_padding": (_count, "a whole number of pixels"),
-    "flip": (lambda v: isinstance(v, bool), "true or false"),
+    "flip": (_switch, "true or false"),
     "rotation_degrees": (_number, "degrees, 0 or more"),
     "val_fraction": (lambda v: _fraction(v) and 0 < v < 1, "a fraction of the training images between 0 and 1"),
+    "precision": (_one_of(lambda: engine.PRECISIONS), "a precision"),
+    "schedule": (_one_of(lambda: protocol.SCHEDULES), "a schedule"),
+    "stop_after": (lambda v: v is None or _count(v) and v > 0, "an epoch, or null for the last one"),
+    "data_seed": (lambda v: v is None or _count(v), "a whole number, or null for the seed of the run"),
 }
 DISTILLED = {
     "teacher": (lambda v: isinstance(v, str), "the name of a base experiment"),
@@ -73,13 +85,18 @@ DISTILLED = {
     "tau_policy": (_one_of(temperature.names), "a temperature policy"),
     "hard_weight": (_fraction, "a number from 0 to 1"),
     "soft_weight": (_number, "a number of 0 or more"),
+    "stored_teacher": (_switch, "true or false"),
 }
 TAU = {key: (_positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
-LIMITS = {
-    key: (_limit, "a number of images, 2 or more, or null for all")
-    for key in ("train_limit", "val_limit", "test_limit")
+KEYS = COMMON | DISTILLED | TAU
+# what holds where nobody set the key
+DEFAULTS = {
+    **dict.fromkeys(LIMITS),
+    "schedule": "steps",
+    "stop_after": None,
+    "data_seed": None,
+    "stored_teacher": False,
 }
-KEYS = COMMON | DISTILLED | TAU | LIMITS
 
 
 def names():
@@ -103,7 +120,7 @@ def load(name):
 
 
 def resolve(name, overrides):
-    """Settings of an experiment after ``overrides`` (a dict), validated and complete: limits that nobody set are null.
+    """Settings of an experiment after ``overrides`` (a dict), validated and complete: `DEFAULTS` fill what nobody set.
 
     Overriding ``tau_policy`` drops the temperatures that the new policy does not read, unless they are overridden too.
     """
@@ -114,9 +131,9 @@ def resolve(name, overrides):
     if "tau_policy" in overrides:
         kept = _tau_keys(overrides)
         settings = {key: value for key, value in settings.items() if key not in TAU or key in kept}
-    settings = {**dict.fromkeys(LIMITS), **settings, **overrides}
+    settings = {**settings, **overrides}
     validate(settings, name)
-    return settings
+    return {**{key: DEFAULTS[key] for key in _read(settings) if key in DEFAULTS}, **settings}
 
 
 def validate(settings, file):
@@ -126,18 +143,16 @@ def validate(settings, file):
     for key in settings:
         if key not in KEYS:
             raise ExperimentError(f"{file}: unknown key '{key}'{_nearest(key, KEYS)}")
-    needed = list(COMMON)
-    if settings.get("method", "base") != "base":
-        needed += [*DISTILLED, *_tau_keys(settings)]
+    needed = _read(settings)
     for key in needed:
-        if key not in settings:
+        if key not in settings and key not in DEFAULTS:
             raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
     for key, value in settings.items():
         test, valid = KEYS[key]
         if not test(value):
             known = f"{valid}: {', '.join(test.names())}" if hasattr(test, "names") else valid
             raise ExperimentError(f"{file}: '{key}' is {json.dumps(value)}; it must be {known}.")
-        if key not in needed and key not in LIMITS:
+        if key not in needed:
             by_policy = key in TAU and "tau_policy" in needed
             reader = f"tau_policy '{settings['tau_policy']}'" if by_policy else f"method '{settings['method']}'"
             raise ExperimentError(
@@ -147,6 +162,9 @@ def validate(settings, file):
         raise ExperimentError(
             f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}."
         )
+    stop = settings.get("stop_after")
+    if stop is not None and stop >= settings["epochs"]:
+        raise ExperimentError(f"{file}: 'stop_after' must be below 'epochs', {settings['epochs']}; got {stop}.")
 
 
 def digest(settings):
@@ -160,6 +178,12 @@ def _once(pairs, file):
         if keys.count(key) > 1:
             raise ExperimentError(f"{file}: the key '{key}' stands there twice; keep one.")
     return dict(pairs)
+
+
+def _read(settings):
+    """The keys that the method and the temperature policy of ``settings`` read, a list."""
+    distilled = settings.get("method", "base") != "base"
+    return [*COMMON, *DISTILLED, *_tau_keys(settings)] if distilled else list(COMMON)
 
 
 def _tau_keys(settings):
