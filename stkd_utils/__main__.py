@@ -19,6 +19,10 @@ def parser():
     one = commands.add_parser("run", help="train one experiment, or continue it; a finished one is not repeated")
     one.add_argument("name", help="an experiment, such as digits/resnet18-mobilenetv2-stochastic")
     one.add_argument("--seed", type=int, default=0, metavar="N")
+    one.add_argument("--seeds", metavar="N,N", help="several seeds instead of one")
+    one.add_argument(
+        "--together", action="store_true", help="train the lists in --set (tau=[2,3]) and the seeds in one shared pass"
+    )
     one.add_argument("--profile", default="quick", metavar="P", help="smoke, quick (default), gpu or paper")
     one.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting; may be repeated"
@@ -85,9 +89,10 @@ def _run(asked):
 
     overrides = dict(_setting(text) for text in asked.set)
     intensity = carbon.find_intensity(_value(asked.intensity or "world"))
-    done = experiments.run(
-        asked.name, asked.seed, asked.profile, runs=asked.runs, intensity=intensity, **overrides
-    )  # fmt: skip
+    options = {"profile": asked.profile, "runs": asked.runs, "intensity": intensity, **overrides}
+    if asked.together or asked.seeds:
+        return _sweep(asked, options)
+    done = experiments.run(asked.name, asked.seed, **options)
     result = done.record["result"]
     if not done.new:
         print("This run was finished before; nothing was trained.")
@@ -100,6 +105,20 @@ def _run(asked):
         cost = replace(cost, intensity=intensity)
     print(carbon.receipt(cost, title=f"training, seed {asked.seed}"))
     print(done.folder / "record.json")
+
+
+def _sweep(asked, options):
+    from . import carbon, experiments
+
+    seeds = _value(f"[{asked.seeds or asked.seed}]")
+    if not isinstance(seeds, list):
+        raise experiments.ExperimentError(f"--seeds takes whole numbers, such as 3,4; got '{asked.seeds}'.")
+    done = experiments.sweep(asked.name, seeds=seeds, together=asked.together, **options)
+    costs = [carbon.Cost.from_dict(run.record["cost"]["train"]) for run in done]
+    total = sum(replace(cost, intensity=options["intensity"]) for cost in costs)
+    print(carbon.receipt(total, title=f"training of {len(done)} runs"))
+    for run in done:
+        print(run.folder / "record.json")
 
 
 def _setting(text):
