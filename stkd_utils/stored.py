@@ -35,22 +35,22 @@ def _row(classes):
 class Estimate:
     """What storing costs and saves; its string is one sentence.
 
-    ``views``: rows per image; ``bytes``: size on disk; ``met``: different rows of an image that one run uses, on
-    average; ``saved``: share of the teacher's forward passes (in images) that the first run of a table is expected to
-    save. A later run saves more, up to everything.
+    ``views``: rows per image; ``bytes``: size on disk; ``filled``: rows of an image that the first run of a table
+    fills, on average; ``saved``: share of the teacher's forward passes (in images) that it is expected to save. A
+    later run saves more, up to everything.
     """
 
     images: int
     views: int
     epochs: int
     bytes: int
-    met: float
+    filled: float
     saved: float
 
     def __str__(self):
         return (
             f"Storing the teacher's outputs for {self.images:,} images x {self.views:,} views takes "
-            f"{self.bytes / 1e6:,.1f} MB; {self.epochs} epochs meet {self.met:.1f} of the views of an image, which "
+            f"{self.bytes / 1e6:,.1f} MB; {self.epochs} epochs fill {self.filled:.1f} of the views of an image, which "
             f"saves {self.saved:.0%} of the teacher's passes in the first run and more in a later one."
         )
 
@@ -58,20 +58,23 @@ class Estimate:
 def estimate(images, classes, augmentation, epochs, *, batch_size=128, data_seed=None):
     """The `Estimate` for a training split of ``images`` and a run of ``epochs``.
 
-    An epoch shows an image in one of its V views, by chance, so one is new in epoch e with probability
-    (1 - 1/V)^(e - 1), and what is new in a batch is computed in blocks of `BLOCK`. With a ``data_seed`` there is a row
+    An epoch shows an image in one of its V views, by chance, and stores it unless it falls into a last batch that is
+    no multiple of `BLOCK` (share 1 - f of the images): so a view is new in epoch e with probability
+    (1 - f/V)^(e - 1), and what is new in a batch is computed in blocks of `BLOCK`. With a ``data_seed`` there is a row
     per epoch instead, as in `StoredTeacher`: nothing is saved in the first run, all in a later one. Raises StoreError
     for infinite views or a ``batch_size`` that is no multiple of `BLOCK`. Introduced in notebook 09.
     """
     if batch_size % BLOCK:
         raise StoreError(f"Stored teacher outputs need a batch_size that is a multiple of {BLOCK}; got {batch_size}.")
     views = _views(augmentation, epochs, data_seed)
-    new = np.ones(epochs) if data_seed is not None else (1 - 1 / views) ** np.arange(epochs)
+    rest = images % batch_size
+    share = 1 - (rest if rest % BLOCK else 0) / images
+    new = np.ones(epochs) if data_seed is not None else (1 - share / views) ** np.arange(epochs)
     # a batch with m new views takes ceil(m / BLOCK) blocks: its mean is the sum of P(m > 0), P(m > BLOCK), ...
     blocks = binom.sf(np.arange(0, batch_size, BLOCK), batch_size, new[:, None]).sum()
-    in_full_batches = 1 - images % batch_size / images
-    saved = in_full_batches * (1 - BLOCK * blocks / (batch_size * epochs))
-    return Estimate(images, views, epochs, images * views * _row(classes).itemsize, float(new.sum()), float(saved))
+    saved = share * (1 - BLOCK * blocks / (batch_size * epochs))
+    filled = share * new.sum()
+    return Estimate(images, views, epochs, images * views * _row(classes).itemsize, float(filled), float(saved))
 
 
 def _views(augmentation, epochs, data_seed):
