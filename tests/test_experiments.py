@@ -256,3 +256,86 @@ def test_small_profiles_train_with_one_thread_and_give_the_others_back(done):
     before = torch.get_num_threads()
     assert done[1].record["hardware"]["threads"] == experiments.profile("quick").threads == 1
     assert torch.get_num_threads() == before
+
+
+# settings of a frugal run
+
+
+def test_what_nobody_set_gets_its_default_and_a_teacher_less_run_has_no_stored_teacher():
+    asked, alone = (experiments.resolve(name, {}) for name in (STOCHASTIC, "digits/resnet18-base"))
+    wanted = {"data_seed": None, "schedule": "steps", "stop_after": None, "train_limit": None, "precision": "float32"}
+    assert {key: asked[key] for key in wanted} == {key: alone[key] for key in wanted} == wanted
+    assert asked["stored_teacher"] is False and "stored_teacher" not in alone
+    assert experiments.resolve("cifar100/resnet18-base", {})["precision"] == "auto"
+
+
+@pytest.mark.parametrize("key, value, said", [
+    ("data_seed", -1, "'data_seed' is -1; it must be a whole number, or null for the seed of the run"),
+    ("schedule", "cosine", "it must be a schedule: steps, one-cycle"),
+    ("precision", "float16", "it must be a precision: float32, bfloat16, auto"),
+    ("stored_teacher", 1, "it must be true or false"),
+    ("stop_after", 0, "it must be an epoch, or null for the last one"),
+    ("stop_after", 100, "'stop_after' must be below 'epochs', 100; got 100"),
+])  # fmt: skip
+def test_settings_of_a_frugal_run_are_checked(key, value, said):
+    with pytest.raises(ExperimentError, match=f"^{STOCHASTIC}: .*{said}"):
+        experiments.resolve(STOCHASTIC, {key: value})
+
+
+def test_a_data_seed_decides_order_and_views_and_nothing_else(done):
+    runs, options = done[0], {**TINY, "epochs": 1}
+    own = experiments.run(STOCHASTIC, seed=1, runs=runs, data_seed=1, **options)
+    assert (own.folder / "history.csv").read_bytes() == (done[1].folder / "history.csv").read_bytes()
+    other = experiments.run(STOCHASTIC, seed=1, runs=runs, data_seed=2, **options)
+    assert other.record["init_checksum"] == own.record["init_checksum"]
+    assert list(other.taus.tau) == list(own.taus.tau)
+    assert other.record["history"] != own.record["history"]
+
+
+def test_stopped_and_continued_equals_a_run_in_one_piece(tmp_path):
+    options = {**TINY, "epochs": 5}
+    runs = tmp_path / "pieces"
+    for stop in (2, 3):
+        part = experiments.run(STOCHASTIC, 1, runs=runs, stop_after=stop, **options)
+        assert len(part.record["history"]) == stop == part.record["result"]["last"]["epoch"]
+    assert part.record["resumed"] == 1
+    piece = experiments.run(STOCHASTIC, 1, runs=runs, **options)
+    whole = experiments.run(STOCHASTIC, 1, runs=tmp_path / "whole", **options)
+    assert piece.record["history"] == whole.record["history"] and piece.record["result"] == whole.record["result"]
+    assert piece.record["history"][:3] == part.record["history"]
+    assert (piece.record["resumed"], whole.record["resumed"]) == (2, 0)
+    assert piece.record["compute"] == whole.record["compute"]
+    assert 5 * part.record["compute"]["flops_forward"] == 3 * whole.record["compute"]["flops_forward"]
+    assert piece.record["cost"]["train"]["seconds"] > part.record["cost"]["train"]["seconds"]
+    assert (part.folder / "checkpoint.pt").exists() and not (piece.folder / "checkpoint.pt").exists()
+
+
+def test_the_record_says_the_precision_that_it_really_was(tmp_path):
+    run = experiments.run("digits/shufflenetv2-base", 1, runs=tmp_path, precision="bfloat16", **TINY)
+    assert run.record["hardware"]["precision"] == run.record["asked"]["precision"] == "bfloat16"
+    exact = experiments.run("digits/shufflenetv2-base", 1, runs=tmp_path, **TINY)
+    assert exact.record["hardware"]["precision"] == "float32"
+    assert exact.record["history"] != run.record["history"]
+
+
+@pytest.mark.parametrize("views", [{"rotation_degrees": 0, "crop_padding": 1}, {"data_seed": 7}], ids=["finite", "all"])
+def test_a_stored_teacher_changes_the_bill_and_nothing_else(tmp_path, views, capsys):
+    options = {**TINY, "batch_size": 32, **views}
+    plain = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options)
+    options["stored_teacher"] = True
+    first, second = (
+        experiments.run(STOCHASTIC, 1, runs=tmp_path, soft_weight=weight, **options) for weight in (0.95, 0.9)
+    )
+    assert first.record["history"] == plain.record["history"]
+    assert first.record["compute"]["flops_forward"] == plain.record["compute"]["flops_forward"]
+    again = second.record["compute"]["flops_forward"] / (2 * 64 * second.record["compute"]["macs_student"])
+    assert again == 1, "the teacher worked again for views that it had seen"
+    assert "Storing" not in capsys.readouterr().out
+    experiments.run(STOCHASTIC, 1, runs=tmp_path, **{**options, "progress": "lines", "hard_weight": 0.5})
+    assert "Storing the teacher's outputs for 64 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, said", [({}, "set rotation_degrees to 0"), ({"batch_size": 20}, "multiple of 32")])
+def test_what_cannot_be_stored_is_refused(tmp_path, change, said):
+    with pytest.raises(ExperimentError, match=said):
+        experiments.run(STOCHASTIC, 1, runs=tmp_path, **{**TINY, "stored_teacher": True, **change})

@@ -1,5 +1,6 @@
 """One pass over the data that trains one planned run or several, and leaves a record of each."""
 
+import math
 import os
 import shutil
 from contextlib import contextmanager
@@ -8,8 +9,8 @@ from functools import lru_cache
 import pandas as pd
 import torch
 
-from .. import carbon, checkpoint, compute, data, engine, ledger, losses, models, temperature
-from ..progress import Progress
+from .. import carbon, checkpoint, compute, data, engine, ledger, losses, models, stored, temperature
+from ..progress import Progress, mode
 from ..protocol import Protocol
 from ..training import Distillation, Supervised, Teacher, Trainer, default_device, evaluate, train
 from . import recording, settings
@@ -38,17 +39,21 @@ def check(questions):
 
 
 def finish(plans, *, progress=None, intensity="world", save_seconds=10.0):
-    """Train the runs of ``plans`` in one pass and write their records; they wait for nobody's lock."""
-    started = recording.now()
+    """Train the runs of ``plans`` in one pass and write their records; the caller holds their locks."""
+    started, say = recording.now(), _silent if mode(progress) == "none" else print
     with _threads(find_profile(plans[0].profile).threads):
         dataset, teachers = _dataset_of(plans[0].asked), {}
-        trainers = [_trainer(plan, dataset, teachers, intensity, save_seconds) for plan in plans]
+        trainers = [_trainer(plan, dataset, teachers, intensity, save_seconds, say) for plan in plans]
         checksums = [recording.checksum(trainer.model) for trainer in trainers]
         who = f"{plans[0].name} seed {plans[0].seed}" if len(plans) == 1 else f"{plans[0].name} {len(plans)} students"
         with Progress(who, trainers[0].last_epoch, progress) as show:
             train(trainers, carbon.Meter(intensity=intensity), on_epoch=lambda rows: show(_mean(rows)))
         for plan, trainer, init_checksum in zip(plans, trainers, checksums, strict=True):
             _conclude(plan, trainer, init_checksum, started)
+
+
+def _silent(*_):
+    pass
 
 
 def _mean(rows):
@@ -84,20 +89,26 @@ def _dataset(name, root, device, val_fraction, train_limit, val_limit, test_limi
         raise settings.ExperimentError(str(error)) from error
 
 
-def _trainer(plan, dataset, teachers, intensity, save_seconds):
+def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
     """The `Trainer` of a plan; ``teachers`` holds those that other students of the pass use already."""
     asked, device = plan.asked, default_device()
     size = {"channels": dataset.channels, "width": asked["width"], "depth": asked["depth"]}
     model = models.build(asked["model"], dataset.classes, seed=plan.seed, **size)
     macs = compute.count(model, (dataset.channels, dataset.size, dataset.size)).macs
     precision = engine.resolve(asked["precision"], device)
+    augmentation = data.Augmentation(asked["crop_padding"], asked["flip"], asked["rotation_degrees"])
+    if plan.teacher:
+        which = plan.teacher.record["id"], asked["teacher_epoch"], asked["stored_teacher"]
+        if which not in teachers:
+            teachers[which] = _teacher(plan, dataset, augmentation, precision, say)
+        objective = _distillation(plan, teachers[which])
+    else:
+        objective = Supervised()
     _carry_over(plan)
     return Trainer(
         model.to(device, memory_format=torch.channels_last), dataset,
-        Protocol(**{key: asked[key] for key in Protocol.__dataclass_fields__}),
-        _objective(plan, teachers, precision, device),
-        seed=plan.seed, data_seed=asked["data_seed"],
-        augmentation=data.Augmentation(asked["crop_padding"], asked["flip"], asked["rotation_degrees"]),
+        Protocol(**{key: asked[key] for key in Protocol.__dataclass_fields__}), objective,
+        seed=plan.seed, data_seed=asked["data_seed"], augmentation=augmentation,
         meter=carbon.Meter(intensity=intensity), path=plan.checkpoint_path, save_seconds=save_seconds,
         precision=precision, stop_after=asked["stop_after"], name=plan.id,
         macs=(macs, plan.teacher.record["compute"]["macs_student"] if plan.teacher else 0),
@@ -113,18 +124,30 @@ def _carry_over(plan):
         os.replace(copy, plan.checkpoint_path)
 
 
-def _objective(plan, teachers, precision, device):
+def _teacher(plan, dataset, augmentation, precision, say):
+    """The `Teacher` of a plan, which several students may share; its answers kept on disk if the plan says so."""
+    asked, device = plan.asked, default_device()
+    network = engine.frozen(plan.teacher.model(asked["teacher_epoch"], device), precision, device)
+    if not asked["stored_teacher"]:
+        return Teacher(network)
+    per_epoch = {"epochs": asked["epochs"]}
+    if augmentation.views == math.inf:  # no view comes twice: keep one answer per image and epoch of this data seed
+        per_epoch["data_seed"] = asked["data_seed"]
+    size = {"batch_size": asked["batch_size"], **per_epoch}
+    try:
+        say(stored.estimate(len(dataset.train), dataset.classes, augmentation, **size))
+        answers = stored.StoredTeacher(network, plan.runs / "stored", dataset, augmentation, precision, **per_epoch)
+    except stored.StoreError as error:
+        raise settings.ExperimentError(str(error)) from error
+    return Teacher(network, answers)
+
+
+def _distillation(plan, teacher):
     asked = plan.asked
-    if asked["method"] == "base":
-        return Supervised()
     taus = {key: asked[key] for key in settings.TAU if key in asked}
     policy = temperature.build(asked["tau_policy"], seed=plan.seed, **taus)
-    which = plan.teacher.record["id"], asked["teacher_epoch"]
-    if which not in teachers:
-        network = plan.teacher.model(asked["teacher_epoch"], device)
-        teachers[which] = Teacher(engine.frozen(network, precision, device))
     weights = {"hard_weight": asked["hard_weight"], "soft_weight": asked["soft_weight"]}
-    return Distillation(teachers[which], policy, loss=losses.METHODS[asked["method"]], **weights)
+    return Distillation(teacher, policy, loss=losses.METHODS[asked["method"]], **weights)
 
 
 def _conclude(plan, trainer, init_checksum, started):
