@@ -47,10 +47,9 @@ class Procedure:
     def kept(self, epoch="last"):
         """The record that each seed's procedure keeps, a list.
 
-        The run with the highest validation accuracy at the ``epoch`` that will be reported ("last" or "chosen"), then
-        the lowest validation loss, then the lowest tau. Nothing of the test split is looked at.
+        The one that comes first by `rank` at the ``epoch`` that will be reported, "last" or "chosen".
         """
-        return [min(group, key=lambda record: _rank(record, epoch)) for group in self._by_seed().values()]
+        return [min(group, key=lambda record: rank(record, epoch)) for group in self._by_seed().values()]
 
     def accuracy(self, split="test", epoch="last"):
         """Accuracy of the kept runs on ``split`` ("test" or "val"): an array of fractions, one a seed."""
@@ -80,6 +79,17 @@ class Procedure:
         for record in sorted(self.records, key=lambda record: record["seed"]):
             groups.setdefault(record["seed"], []).append(record)
         return groups
+
+
+def rank(record, epoch="last"):
+    """Place of a run among its rivals, a tuple: the smallest is the best. Nothing of the test split is looked at.
+
+    Runs that were trained to the end come first, then those that ``stop_after`` ended; then the highest validation
+    accuracy at ``epoch`` ("last" or "chosen"), the lowest validation loss, the lowest tau.
+    """
+    result = record["result"][epoch]
+    stopped = _stopped(record) is not None
+    return stopped, -result["val_accuracy"], result["val_loss"], record["asked"].get("tau", 0)
 
 
 def cost_columns(ways, intensity="world"):
@@ -132,9 +142,10 @@ def recorded(records, experiment, profile, label, role):
     """The `Procedure` that ``records`` hold of ``experiment`` at ``profile``, or None where they hold none of it.
 
     Of equal seed and tau the latest record counts; temperatures that not every seed has are left out, so that a grid
-    which is still being filled can be read. Introduced in notebook 03.
+    which is still being filled can be read, and so are runs that ``stop_after`` ended. Introduced in notebook 03.
     """
-    here = [record for record in records if (record["experiment"], record["profile"]) == (experiment, profile)]
+    wanted = experiment, profile, None
+    here = [record for record in records if (record["experiment"], record["profile"], _stopped(record)) == wanted]
     latest = {(record["seed"], record["asked"].get("tau")): record for record in sorted(here, key=_finished)}
     seeds = {seed for seed, _ in latest}
     whole = [record for (_, tau), record in latest.items() if all((seed, tau) in latest for seed in seeds)]
@@ -145,9 +156,8 @@ def _finished(record):
     return record["finished"]
 
 
-def _rank(record, epoch):
-    result = record["result"][epoch]
-    return -result["val_accuracy"], result["val_loss"], record["asked"].get("tau", 0)
+def _stopped(record):
+    return record["asked"].get("stop_after")
 
 
 def _cost(record, intensity):

@@ -4,6 +4,7 @@
 that has not been trained) and returns the record; asking again costs nothing.
 """
 
+from .halving import halving
 from .plans import Run, runs_folder
 from .profiles import Profile, profile, profile_names
 from .running import run, sweep
@@ -13,6 +14,7 @@ __all__ = [
     "ExperimentError",
     "Profile",
     "Run",
+    "halving",
     "load",
     "names",
     "profile",
