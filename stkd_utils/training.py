@@ -131,9 +131,9 @@ class Trainer:
             with engine.autocast(self._device, self.precision):
                 logits = self.model(batch.views)
             terms = self.objective.terms(batch, logits.float())
-            self.optimiser.zero_grad(set_to_none=True)
             losses.total(terms).backward()
             self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)  # now, so that the next student needs no room beside it
         # summed on the device: reading a number here would make a GPU wait for every step
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach() * len(batch.labels)
@@ -249,7 +249,8 @@ def train(trainers, meter=None, on_epoch=None, say=print):
         while (epoch := 1 + min(trainer.epoch for trainer in trainers)) <= first.last_epoch:
             active = [trainer for trainer in trainers if trainer.epoch == epoch - 1]
             rows = _epoch(active, epoch, meter)
-            if time.monotonic() - saved >= first.save_seconds or epoch == first.stop_after:
+            ends = epoch == first.last_epoch and (first.stop_after or len(trainers) > 1)
+            if ends or time.monotonic() - saved >= first.save_seconds:
                 for trainer in active:
                     trainer.save()
                 saved = time.monotonic()

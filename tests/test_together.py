@@ -22,6 +22,7 @@ from stkd_utils.training import Distillation, Supervised, Teacher, Trainer, trai
 KD = "digits/resnet18-mobilenetv2-kd"
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
 TINY = {"train_limit": 128, "val_limit": 64, "test_limit": 32, "epochs": 2, "batch_size": 32, "width": 0.125}
+TEACHER = {"profile": "smoke", "progress": "none"} | {key: TINY[key] for key in TINY if key.endswith("_limit")}
 QUIET = {"progress": "none", "profile": "smoke", **TINY}
 
 GRIDS = {
@@ -249,6 +250,25 @@ def test_trap_S17_a_pass_that_was_killed_ends_like_one_that_was_not(whole, tmp_p
     assert all(equal(*pair) for pair in zip(continued, whole, strict=True))
     assert [run.record["resumed"] for run in continued] == [1, 1, 1]
     assert all(run.record["shared"]["students"] == 3 for run in continued)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_kill_between_the_records_of_a_pass_loses_nothing(tmp_path, monkeypatch, written):
+    experiments.run("digits/resnet18-base", 0, runs=tmp_path, **TEACHER)
+    write, calls = ledger.write, []
+
+    def killed(record, path):
+        if len(calls) == written:
+            raise KeyboardInterrupt
+        calls.append(write(record, path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            experiments.sweep(KD, seeds=[3], tau=[2, 4], together=True, runs=tmp_path, **QUIET)
+    both = experiments.sweep(KD, seeds=[3], tau=[2, 4], together=True, runs=tmp_path, **QUIET)
+    assert [run.new for run in both] == [written == 0, True]
+    assert [run.record["shared"]["share"] for run in both] == [0.5, 0.5], "an epoch was trained again, and alone"
 
 
 # the loop by hand
