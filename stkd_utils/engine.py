@@ -37,24 +37,25 @@ def autocast(device, precision):
     """A context in which a network on ``device`` trains in ``precision``; in float32 it changes nothing.
 
     Weights, gradients and batch statistics stay float32; convolutions and matrix products run in bfloat16, and so
-    do the logits: make them float32 before the loss. On a CPU depthwise convolutions with a stride stay in float32,
-    because their bfloat16 gradient has no fast kernel: it takes 10 to 100 times as long. Raises ValueError as
-    `resolve`. Introduced in notebook 09.
+    do the logits: make them float32 before the loss. On a CPU a depthwise convolution with a stride is computed without
+    it and then thinned out, because its own bfloat16 gradient has no fast kernel: it takes 10 to 100 times as long.
+    Raises ValueError as `resolve`. Introduced in notebook 09.
     """
     kind, low = torch.device(device).type, resolve(precision, device) == "bfloat16"
-    strided = _Float32Strided() if low and kind == "cpu" else nullcontext()
-    with torch.autocast(kind, dtype=torch.bfloat16, enabled=low), strided:
+    strides = _SlicedStrides() if low and kind == "cpu" else nullcontext()
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=low), strides:
         yield
 
 
-class _Float32Strided(TorchFunctionMode):
-    """Runs depthwise convolutions that have a stride in float32; their result has the type of their input."""
+class _SlicedStrides(TorchFunctionMode):
+    """Computes a depthwise convolution that has a stride without it, and takes every second pixel (of stride 2)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         # the seven arguments that torch.nn.Conv2d gives: images, weight, bias, stride, padding, dilation, groups
         if func is torch.conv2d and len(args) == 7 and args[6] > 1 and max(args[3]) > 1:
-            with torch.autocast("cpu", enabled=False):
-                return func(args[0].float(), *args[1:]).to(args[0].dtype)
+            down, across = args[3]
+            maps = func(*args[:3], (1, 1), *args[4:])
+            return maps[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
         return func(*args, **(kwargs or {}))
 
 

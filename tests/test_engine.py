@@ -157,22 +157,27 @@ class Convolutions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
-def test_only_the_gradient_without_a_fast_kernel_is_left_in_float32(name):
+def test_the_gradient_without_a_fast_kernel_is_avoided(name):
     model = models.build(name, 10, width=0.25, depth=0.25, seed=0)
     with engine.autocast("cpu", "bfloat16"):
         logits = model(images())
     with Convolutions() as convolutions:
         logits.float().square().sum().backward()
-    depthwise = {(True, 1, torch.bfloat16), (True, 2, torch.float32)}
-    assert convolutions.seen == depthwise | {(False, 1, torch.bfloat16)}
+    assert convolutions.seen == {(depthwise, 1, torch.bfloat16) for depthwise in (False, True)}
 
 
-def test_strided_depthwise_convolution_is_that_of_float32_numbers():
-    layer, maps = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4), images(2)[:, :1].repeat(1, 4, 1, 1)
+@pytest.mark.parametrize(("size", "stride"), [(8, 2), (7, 2), (9, 3), (8, (2, 1))])
+def test_a_thinned_out_convolution_is_the_one_with_a_stride(size, stride):
+    maps = torch.randn(2, 4, size, size, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    layer = nn.Conv2d(4, 4, 3, stride=stride, padding=1, groups=4)
+    layer.weight.data = layer.weight.data.bfloat16().float()
+    wanted = torch.autograd.grad(layer(maps.requires_grad_()).square().sum(), [maps, layer.weight])
     with engine.autocast("cpu", "bfloat16"):
-        out = layer(maps.bfloat16())
+        out = layer(maps)
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out, layer(maps.bfloat16().float()).bfloat16())
+    torch.testing.assert_close(out.float(), layer(maps), rtol=0.02, atol=0.01)
+    for low, full in zip(torch.autograd.grad(out.float().square().sum(), [maps, layer.weight]), wanted, strict=True):
+        assert (low - full).norm() < 0.02 * full.norm()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -284,3 +284,24 @@ def test_quarter_depth_keeps_at_least_one_block_a_stage(name, blocks):
     model = models.build(name, 10, depth=0.25)
     assert sum(type(module).__name__ in kinds for module in model.modules()) == blocks
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu6_is_that_of_torch_to_the_last_bit_and_keeps_one_map(dtype):
+    kept = []
+    x = torch.linspace(-3, 9, 49, dtype=dtype).view(1, 1, 7, 7)  # with 0 and 6 themselves
+    results = []
+    for layer in (nn.ReLU6(inplace=True), models.layers.ReLU6(inplace=True)):
+        leaf = x.clone().requires_grad_()
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            out = layer(leaf * 1)
+        out.backward(torch.ones_like(out))
+        results.append((out.detach(), leaf.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert len(kept) == 1 and kept[0].data_ptr() == out.data_ptr()
+
+
+def test_relu6_out_of_place_leaves_its_input_alone():
+    x = torch.full((2,), 7.0)
+    assert models.layers.ReLU6()(x).tolist() == [6, 6] and x.tolist() == [7, 7]

@@ -1,5 +1,6 @@
 """What the networks of the zoo are made of."""
 
+import torch
 from torch import nn
 
 SMALLEST = 4  # channels: below this a batch-normalised layer carries next to nothing
@@ -32,3 +33,37 @@ def conv_bn(inputs, outputs, kernel=1, *, stride=1, padding=None, groups=1, bias
 def conv_bn_relu(inputs, outputs, kernel=1, *, activation=nn.ReLU, **options):
     """`conv_bn` followed by its activation (computed in place), as a list of three layers."""
     return [*conv_bn(inputs, outputs, kernel, **options), activation(inplace=True)]
+
+
+class ReLU6(nn.Module):
+    """min(max(x, 0), 6) like `torch.nn.ReLU6`, with the same gradient from a third less memory.
+
+    PyTorch's keeps a copy of its input for the gradient, also in place; the output, which the next layer keeps anyhow,
+    tells as much: the gradient passes where it lies between 0 and 6.
+    """
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, x):
+        return relu6(x if self.inplace else x.clone())
+
+
+@torch.fx.wrap
+def relu6(x):
+    """min(max(x, 0), 6) of a map of any shape, written into ``x``; one operation for torch.fx."""
+    return _ReLU6.apply(x)
+
+
+class _ReLU6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        x.clamp_(0, 6)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.ops.aten.hardtanh_backward(grad, *ctx.saved_tensors, 0, 6)

@@ -5,7 +5,7 @@ from functools import partial
 from torch import nn
 from torch.nn import functional as F
 
-from stkd_utils.models.layers import conv_bn, conv_bn_relu, repeated, scaled
+from stkd_utils.models.layers import ReLU6, conv_bn, conv_bn_relu, repeated, scaled
 from stkd_utils.models.registry import register
 
 STAGES = (  # channels, blocks, stride of the first block, expansion
@@ -18,7 +18,7 @@ STAGES = (  # channels, blocks, stride of the first block, expansion
     (320, 1, 1, 6),
 )
 
-conv_bn_relu6 = partial(conv_bn_relu, activation=nn.ReLU6)
+conv_bn_relu6 = partial(conv_bn_relu, activation=ReLU6)
 
 
 class Bottleneck(nn.Module):
