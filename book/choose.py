@@ -47,6 +47,7 @@ def tried(model):
             "model": model,
             "lr": lr,
             "milestones": milestones,
+            "chosen": False,
             "val_accuracy": [row["val_accuracy"] for row in rows],
             "val_loss": [row["val_loss"] for row in rows],
         }
@@ -68,10 +69,11 @@ def main():
             accuracy = 100 * statistics.mean(row["val_accuracy"])
             print(f"{model}: lr {row['lr']}, milestones {row['milestones']}: validation {accuracy:.1f} %", flush=True)
         row = best(rows, model)
+        row["chosen"] = True
         print(f"{model}: chosen lr {row['lr']}, milestones {row['milestones']}", flush=True)
     epochs = experiments.profile(PROFILE).overrides["epochs"]
     made = {"epochs": epochs, "seeds": SEEDS, "code": environment.code(), "rows": rows}
-    FILE.write_text(json.dumps(made, indent=1) + "\n")
+    FILE.write_text(json.dumps(made) + "\n")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ print(f"intensity: {grid.source}, {grid.date}")
 # %%
 by_hand = 32 * 32 * 3**2 * 3 * 16
 counted = compute.count(nn.Conv2d(3, 16, kernel_size=3, padding=1), (3, 32, 32))
-print(f"by hand {by_hand:,} MACs, counted {counted.macs:,} MACs = {compute.flops(counted.macs):,} FLOPs")
+print(f"by hand {by_hand:,} MACs, counted {counted.macs:,} MACs")
+print(f"as FLOPs {compute.flops(counted.macs):,}")
 
 # %% [markdown]
 # The same counter, for the paper's three networks at the paper's image sizes.
@@ -145,11 +146,11 @@ rows = []
 for data_name, classes, side in sizes:
     for name in ("resnet18", "mobilenetv2", "shufflenetv2"):
         counts = compute.count(models.build(name, classes), (3, side, side))
-        rows.append(
-            (data_name, f"{side} × {side}", name, counts.parameters, counts.macs, compute.flops(counts.macs))
-        )
-networks = pd.DataFrame(rows, columns=["data", "image", "network", "parameters", "MACs", "FLOPs"])
-millions = {name: lambda value: f"{value / 1e6:,.2f} M" for name in ("parameters", "MACs", "FLOPs")}
+        sums = (counts.parameters, counts.macs, compute.flops(counts.macs))
+        rows.append((data_name, f"{side} × {side}", name, *sums))
+what = ["parameters", "MACs", "FLOPs"]
+networks = pd.DataFrame(rows, columns=["data", "image", "network", *what])
+millions = dict.fromkeys(what, lambda value: f"{value / 1e6:,.2f}")
 networks.style.format(millions).hide().set_caption("One image, forward pass, in millions.")
 
 # %% [markdown]
@@ -168,15 +169,15 @@ networks.style.format(millions).hide().set_caption("One image, forward pass, in 
 
 # %%
 macs = networks[networks.data == "Tiny ImageNet"].set_index("network").MACs
-one_run = {"student_macs": macs.mobilenetv2, "teacher_macs": macs.resnet18, "images": 100_000, "epochs": 100}
-printed = (
-    ledger.paper_table("Tiny ImageNet").query("loss == 'HKD' and method == 'ours'").gflops_millions.item()
-)
+one_run = {"student_macs": macs.mobilenetv2, "teacher_macs": macs.resnet18}
+one_run |= {"images": 100_000, "epochs": 100}
+row = ledger.paper_table("Tiny ImageNet").query("loss == 'HKD' and method == 'ours'")
+printed = row.gflops_millions.item()
 forward = compute.paper_gflops_millions(**one_run)
 both = compute.run_flops(**one_run, backward=True) / compute.PAPER_UNIT
 print(f"printed in the paper       {printed:6.2f} million GFLOPs")
 print(f"forward passes only        {forward:6.2f} million GFLOPs")
-print(f"forward and backward       {both:6.2f} million GFLOPs, {both / forward:.2f} times as much")
+print(f"forward and backward       {both:6.2f} million GFLOPs, {both / forward:.2f} times")
 
 # %% tags=["hide-input"]
 agrees = f"{forward:.2f}" == f"{printed:.2f}"
@@ -205,7 +206,8 @@ run = experiments.run(f"{scale.dataset}/resnet18-base", seed=0, profile=profile)
 
 # %%
 cost = replace(carbon.Cost.from_dict(run.record["cost"]["train"]), intensity=grid)
-carbon.receipt(cost, title=f"Training {run.record['experiment']}, {run.record['asked']['epochs']} epochs")
+epochs = run.record["asked"]["epochs"]
+carbon.receipt(cost, title=f"Training {run.record['experiment']}, {epochs} epochs")
 
 # %% [markdown]
 # Read the last column first.
@@ -221,8 +223,10 @@ carbon.receipt(cost, title=f"Training {run.record['experiment']}, {run.record['a
 # %%
 rows = []
 for component, reading in cost.components.items():
-    watts = "–" if reading.watts is None else f"{reading.watts:.1f} W"
-    by_hand = "–" if reading.watts is None else quantity(reading.watts * cost.seconds / 3.6e6, ENERGY)
+    watts = by_hand = "–"
+    if reading.watts is not None:
+        watts = f"{reading.watts:.1f} W"
+        by_hand = quantity(reading.watts * cost.seconds / 3.6e6, ENERGY)
     printed_kwh = "–" if reading.kwh is None else quantity(reading.kwh, ENERGY)
     rows.append((component, reading.how, watts, by_hand, printed_kwh))
 columns = ["component", "how", "power assumed", "power × time", "on the receipt"]
@@ -256,13 +260,15 @@ Markdown(
 
 # %% mystnb={"image": {"alt": "Horizontal bars, one for each grid, sorted from low to high: grams of CO2e for one kilowatt-hour. Bangladesh and the European Union of 2017 are drawn in a second colour."}, "figure": {"caption": "Carbon intensity of nine grids, with the year for which it stands. Highlighted: where the paper's authors work, and the value that their numbers imply (section 5).", "name": "fig-grids"}}
 chosen = ["norway", "france", "eu-2017", "germany", "united states", "world", "china"]
-chosen = [name for name in (*chosen, "bangladesh", "south africa") if name in carbon.INTENSITIES]
-found = [(name, carbon.INTENSITIES[name].g_per_kwh, carbon.INTENSITIES[name].date) for name in chosen]
+chosen += ["bangladesh", "south africa"]
+known = {name: carbon.INTENSITIES[name] for name in chosen if name in carbon.INTENSITIES}
+found = [(name, one.g_per_kwh, one.date) for name, one in known.items()]
 grids = pd.DataFrame(found, columns=["grid", "g_per_kwh", "year"]).sort_values("g_per_kwh")
 marked = grids.grid.isin(["eu-2017", "bangladesh"])
 names = grids.grid.str.title().str.replace("Eu-2017", "EU-28") + ", " + grids.year
 figure, ax = plt.subplots(figsize=(plots.COLUMN, 3.4))
-bars = ax.barh(names, grids.g_per_kwh, height=0.65, color=marked.map({True: "#0A4BCB", False: "#9AA3AD"}))
+colours = marked.map({True: "#0A4BCB", False: "#9AA3AD"})
+bars = ax.barh(names, grids.g_per_kwh, height=0.65, color=colours)
 ax.bar_label(bars, fmt="{:.0f}", padding=3)
 ax.set(xlabel="g CO₂e per kWh", xlim=(0, 1.12 * grids.g_per_kwh.max()))
 ax.grid(False)
@@ -298,17 +304,17 @@ Markdown(
 # HKD is Hinton's loss, CMC and DML are two others that use a teacher in other ways:
 
 # %%
-blocks = [ledger.paper_table(name).assign(data=name) for name in ledger.paper().dataset.unique()]
-wide = (
-    pd.concat(blocks)
-    .set_index(["data", "loss", "method"])[["gflops_millions", "energy_kwh", "co2e_g"]]
-    .unstack("method")
-)
-paper = wide.reindex(pd.concat(blocks).set_index(["data", "loss"]).index.unique())
+names = ledger.paper().dataset.unique()
+blocks = pd.concat(ledger.paper_table(name).assign(data=name) for name in names)
+costs = ["gflops_millions", "energy_kwh", "co2e_g"]
+wide = blocks.set_index(["data", "loss", "method"])[costs].unstack("method")
+paper = wide.reindex(blocks.set_index(["data", "loss"]).index.unique())
 paper.columns = [f"{metric}_{method}" for metric, method in paper.columns]
-shown = paper[["energy_kwh_tuned", "energy_kwh_ours", "co2e_g_tuned", "co2e_g_ours"]].reset_index()
-shown.columns = ["data", "loss", "tuned, kWh", "random τ, kWh", "tuned, g CO₂e", "random τ, g CO₂e"]
-shown.style.format(precision=2, thousands=",").hide().set_caption("Rafat et al. (2023), Table 4, as printed.")
+shown = paper[["energy_kwh_tuned", "energy_kwh_ours", "co2e_g_tuned", "co2e_g_ours"]]
+heads = ["tuned, kWh", "random τ, kWh", "tuned, g CO₂e", "random τ, g CO₂e"]
+shown = shown.set_axis(heads, axis=1).reset_index()
+caption = "Rafat et al. (2023), Table 4, as printed."
+shown.style.format(precision=2, thousands=",").hide().set_caption(caption)
 
 # %% [markdown]
 # The table offers two checks that need nothing but division.
@@ -323,18 +329,13 @@ ratios = pd.DataFrame({
     "CO₂e ratio": paper.co2e_g_tuned / paper.co2e_g_ours,
 })  # fmt: skip
 ratios["nearest multiple"] = ratios["CO₂e ratio"].round(1)
-ratios["off by, g"] = (paper.co2e_g_tuned - ratios["nearest multiple"] * paper.co2e_g_ours).abs()
+multiple = ratios["nearest multiple"] * paper.co2e_g_ours
+ratios["off by, g"] = (paper.co2e_g_tuned - multiple).abs()
 ratios["to the last digit"] = ratios["off by, g"] <= 0.005 + 1e-9
-formats = {
-    "GFLOPs ratio": "{:.2f}",
-    "CO₂e ratio": "{:.3f}",
-    "nearest multiple": "{:.1f}",
-    "off by, g": "{:.3f}",
-}
+formats = dict(zip(ratios, ("{:.2f}", "{:.3f}", "{:.1f}", "{:.3f}"), strict=False))
 formats["to the last digit"] = lambda exact: "yes" if exact else "no"
-ratios.reset_index().style.format(formats).hide().set_caption(
-    "Tuned divided by random τ, computed from Table 4."
-)
+caption = "Tuned divided by random τ, computed from Table 4."
+ratios.reset_index().style.format(formats).hide().set_caption(caption)
 
 # %% tags=["hide-input"]
 exact, rows = ratios["to the last digit"].sum(), len(ratios)
@@ -357,20 +358,17 @@ Markdown(
 # %% mystnb={"image": {"alt": "Dots with horizontal range bars, two for each of twelve rows of the paper's Table 4: the carbon intensity that its grams and kilowatt-hours imply, for tuned and for random temperature. A vertical line marks the European average of 2017."}, "figure": {"caption": "Carbon intensity implied by each row of Table 4: grams divided by kilowatt-hours, with the range that two printed decimals leave. The line is the EU-28 average of 2017.", "name": "fig-implied"}}
 eu = carbon.INTENSITIES["eu-2017"].g_per_kwh
 figure, ax = plt.subplots(figsize=(plots.COLUMN, 4.6))
-for method, role, shift in (("tuned", "KD tuned tau", -0.18), ("ours", "stochastic tau", 0.18)):
+for method, role, shift, label, side in (
+    ("tuned", "KD tuned tau", -0.18, "◆ tuned τ", 0.0),
+    ("ours", "stochastic tau", 0.18, "▲ random τ", 0.45),
+):
     grams, kwh = paper[f"co2e_g_{method}"], paper[f"energy_kwh_{method}"]
     places = [place + shift for place in range(len(paper))]
     style = plots.ROLES[role]
-    ax.hlines(places, grams / (kwh + 0.01), grams / (kwh - 0.01), color=style.colour, alpha=0.45, linewidth=3)
+    ends = (grams / (kwh + 0.01), grams / (kwh - 0.01))
+    ax.hlines(places, *ends, color=style.colour, alpha=0.45, linewidth=3)
     ax.plot(grams / kwh, places, style.marker, color=style.colour, markersize=5)
-    side = 0.0 if method == "tuned" else 0.45
-    ax.text(
-        side,
-        1.02,
-        {"tuned": "◆ tuned τ", "ours": "▲ random τ"}[method],
-        color=style.colour,
-        transform=ax.transAxes,
-    )
+    ax.text(side, 1.02, label, color=style.colour, transform=ax.transAxes)
 ax.axvline(eu, color="#222222", linewidth=1, zorder=0)
 ax.set_yticks(range(len(paper)), [f"{data}, {loss}" for data, loss in paper.index])
 ax.set(xlabel="implied g CO₂e per kWh", ylim=(len(paper) - 0.5, -0.5))
@@ -412,7 +410,8 @@ steps = f"{ratios['GFLOPs ratio'].min():.0f} to {ratios['GFLOPs ratio'].max():.0
 states = [
     (f"{printed} million GFLOPs a run, Tiny ImageNet", "confirmed" if agrees else "not confirmed", "forward passes only"),
     ("Tuning multiplies the cost by the size of the grid", "confirmed", "arithmetic: true for any loss and any data"),
-    ("Grams are energy times one intensity", "in part", f"{inside['ours']} of 12 single runs and {inside['tuned']} of 12 tuned fit the EU of 2017"),
+    ("Grams are energy times one intensity", "in part",
+     f"{inside['ours']} of 12 single runs and {inside['tuned']} of 12 tuned fit the EU of 2017"),
     ("Energy of one run", "plausible", "hardware and tool are not known to us"),
     ("Energy of the tuned runs", "not confirmed", f"looks multiplied; printed FLOPs say {steps} runs"),
     (f"{cifar} million GFLOPs a run, CIFAR-100", "not confirmed", f"the rule of Tiny ImageNet gives {by_rule:.2f}"),
@@ -432,32 +431,25 @@ pd.DataFrame(states, columns=["claim", "state", "why"]).style.hide().set_caption
 # A check of bookkeeping is no measurement.
 # So the last comparison sets one distillation with random τ on CIFAR-100 side by side, in the paper and in this book's ledger (profiles `gpu` and `paper`):
 
-# %%
+# %% tags=["hide-input"]
 runs = ledger.table()
-runs = runs[
-    runs.profile.isin(["gpu", "paper"]) & (runs.dataset == "cifar100") & (runs.tau_policy == "stochastic")
-]
+runs = runs[runs.profile.isin(["gpu", "paper"]) & (runs.dataset == "cifar100")]
+runs = runs[runs.tau_policy == "stochastic"]
 ours = ledger.paper_table("cifar100").query("loss == 'HKD' and method == 'ours'").iloc[0]
-rows = [("Rafat et al. (2023)", "", ours.gflops_millions, ours.energy_kwh, ours.co2e_g, "not known to us")]
+printed_costs = (ours.gflops_millions, ours.energy_kwh, ours.co2e_g)
+rows = [("Rafat et al. (2023)", "", *printed_costs, "not known to us")]
 for (name, model), group in runs.groupby(["profile", "model"]):
     mean = group[["flops_forward", "energy_kwh", "co2e_g"]].mean()
-    how = f"{group.energy_how.iloc[0]}, n = {len(group)}, {group.gpu.iloc[0] or group.cpu.iloc[0]}"
-    rows.append(
-        (
-            f"this book, {name}",
-            model,
-            mean.flops_forward / compute.PAPER_UNIT,
-            mean.energy_kwh,
-            mean.co2e_g,
-            how,
-        )
-    )
+    where = group.gpu.iloc[0] or group.cpu.iloc[0]
+    how = f"{group.energy_how.iloc[0]}, n = {len(group)}, {where}"
+    work = mean.flops_forward / compute.PAPER_UNIT
+    rows.append((f"this book, {name}", model, work, mean.energy_kwh, mean.co2e_g, how))
 if runs.empty:
     rows.append(("this book", "", None, None, None, "not run yet"))
 columns = ["source", "student", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]
-pd.DataFrame(rows, columns=columns).style.format(precision=2, na_rep="–").hide().set_caption(
-    "One run with random τ, CIFAR-100."
-)
+caption = "One run with random τ, CIFAR-100."
+shown = pd.DataFrame(rows, columns=columns).style.format(precision=2, na_rep="–")
+shown.hide().set_caption(caption)
 
 # %% [markdown]
 # ## What we learned
@@ -523,6 +515,7 @@ print(f"\nThe three solutions took {duration(meter.cost('exercises').seconds)}."
 
 # %%
 meter.stop("notebook")
-receipt = carbon.receipt(meter.cost("notebook"), title=f"The carbon problem, profile {profile}")
+title = f"The carbon problem, profile {profile}"
+receipt = carbon.receipt(meter.cost("notebook"), title=title)
 receipt.save(experiments.runs_folder() / "receipts" / "01_carbon_problem.json")
 receipt

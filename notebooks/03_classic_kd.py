@@ -99,12 +99,11 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may clai
 # From the validation images that it gets right, the cell takes the one about which its confidence is the median: an ordinary image.
 
 # %%
-teacher_run = experiments.run(
-    f"{scale.dataset}/resnet18-base", seed=0, profile=profile, intensity=intensity, progress="none"
-)
+options = {"profile": profile, "intensity": intensity, "progress": "none"}
+teacher_run = experiments.run(f"{scale.dataset}/resnet18-base", seed=0, **options)
 asked = teacher_run.record["asked"]
-limits = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
-dataset = data.load(scale.dataset, **limits)
+limits = ("val_fraction", "train_limit", "val_limit", "test_limit")
+dataset = data.load(scale.dataset, **{key: asked[key] for key in limits})
 images, labels = dataset.val.images[:512], dataset.val.labels[:512]
 inputs = data.normalise(images, dataset.mean, dataset.std)
 teacher = teacher_run.model()
@@ -154,8 +153,8 @@ plots.softened_bars(logits_t[example], [1, 4, 20], class_names=dataset.class_nam
 # The next cell checks both statements with automatic differentiation, on the teacher's logits and those of an untrained student.
 
 # %%
-student = models.build("mobilenetv2", dataset.classes, channels=dataset.channels, width=0.25, seed=0)
-student.eval()
+size = {"channels": dataset.channels, "width": 0.25}
+student = models.build("mobilenetv2", dataset.classes, seed=0, **size).eval()
 with torch.inference_mode():
     logits_s = student(inputs).double().clone()
 z_t, batch = logits_t.double().clone(), len(labels)
@@ -168,14 +167,14 @@ def centred(logits):
 rows = []
 for tau in (1, 2, 4, 20, 100, 1000):
     z_s = logits_s.clone().requires_grad_()
-    losses.hinton(z_s, z_t, labels, tau, hard_weight=0.0, soft_weight=1.0)["soft"].backward()
+    terms = losses.hinton(z_s, z_t, labels, tau, hard_weight=0.0, soft_weight=1.0)
+    terms["soft"].backward()
     formula = tau * (losses.soften(logits_s, tau) - losses.soften(z_t, tau)) / batch
     matching = (centred(logits_s) - centred(z_t)) / dataset.classes / batch
     apart = (z_s.grad - formula).abs().max()
     distance = 100 * (z_s.grad - matching).norm() / z_s.grad.norm()
     rows.append((tau, f"{apart:.1e}", f"{distance:.2g} %"))
-heads = ["τ", "gradient − formula, largest", "distance from logit matching"]
-rows = pd.DataFrame(rows, columns=heads)
+rows = pd.DataFrame(rows, columns=["τ", "largest error of the formula", "off logit matching"])
 table(rows, f"Gradient of the soft term, {batch} validation images, double precision")
 
 # %% [markdown]
@@ -206,19 +205,21 @@ def pull(loss, classes, tau):
     y = torch.randint(classes, (2000,), generator=draw)
     z_s = z_s.requires_grad_()
     terms = loss(z_s, 3 * z_t, y, tau, **weights)
-    hard, soft = (torch.autograd.grad(terms[key], z_s, retain_graph=True)[0] for key in ("hard", "soft"))
+    both = (terms["hard"], terms["soft"])
+    hard, soft = (torch.autograd.grad(term, z_s, retain_graph=True)[0] for term in both)
     return (soft.norm() / hard.norm()).item()
 
 
 rows = []
 for classes, tau in itertools.product((10, 100, 200), (2, 4, 20)):
     factor = weights["soft_weight"] * tau**2
-    ratios = [pull(loss, classes, tau) for loss in (losses.hinton, losses.hinton_element_mean)]
+    reductions = (losses.hinton, losses.hinton_element_mean)
+    ratios = [pull(loss, classes, tau) for loss in reductions]
     rows.append((classes, tau, factor, factor / classes, *ratios))
-what = ("weight, batch mean", "weight, element mean", "gradients, batch mean", "gradients, element mean")
-heads = ["K", "τ", *what]
+heads = ["K", "τ", "weight, batch mean", "weight, element mean"]
+heads += ["gradients, batch mean", "gradients, element mean"]
 rows = pd.DataFrame(rows, columns=heads).map("{:.3g}".format)
-table(rows, "Balance of the two terms: factor of the KL, and soft gradient over hard gradient")
+table(rows, "Factor of the KL, and soft gradient over hard gradient")
 
 # %% [markdown]
 # Two things can be read here.
@@ -236,8 +237,9 @@ table(rows, "Balance of the two terms: factor of the KL, and soft gradient over 
 
 # %% tags=["hide-output"]
 options = {"seeds": scale.seeds, "profile": profile, "intensity": intensity}
-grid_runs = experiments.sweep(f"{scale.dataset}/resnet18-mobilenetv2-kd", tau=list(scale.taus), **options)
-alone_runs = experiments.sweep(f"{scale.dataset}/mobilenetv2-base", progress="none", **options)
+kd_name = f"{scale.dataset}/resnet18-mobilenetv2-kd"
+grid_runs = experiments.sweep(kd_name, tau=list(scale.taus), **options)
+alone_runs = experiments.sweep(f"{scale.dataset}/mobilenetv2-base", **options)
 
 # %% [markdown]
 # Temperatures are compared on the *validation* split, because one of them is about to be chosen.
@@ -279,11 +281,13 @@ Markdown(
 # They look at the test split once, after the choice.
 
 # %%
-rows = [
-    (record["seed"], record["asked"]["tau"], 100 * last["val_accuracy"], 100 * last["test_accuracy"])
-    for record in grid.kept() for last in [record["result"]["last"]]
-]  # fmt: skip
-rows = pd.DataFrame(rows, columns=["seed", "τ chosen", "validation, %", "test, %"]).map("{:.3g}".format)
+rows = []
+for record in grid.kept():
+    last = record["result"]["last"]
+    reached = [100 * last[key] for key in ("val_accuracy", "test_accuracy")]
+    rows.append((record["seed"], record["asked"]["tau"], *reached))
+heads = ["seed", "τ chosen", "validation, %", "test, %"]
+rows = pd.DataFrame(rows, columns=heads).map("{:.3g}".format)
 table(rows, f"What each seed's grid of {grid.runs} temperatures chooses")
 
 # %% [markdown]
@@ -333,18 +337,21 @@ table(cost_columns(ways, intensity), "What training takes, mean over seeds")
 # %%
 rows, blocks = [], []
 for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet", "VOC"):
-    blocks += [block.set_index("method") for _, block in ledger.paper_table(name).groupby("loss")]
+    pairs = ledger.paper_table(name).groupby("loss")
+    blocks += [block.set_index("method") for _, block in pairs]
     row = ledger.paper_table(name).query("loss == 'HKD' and method == 'tuned'").iloc[0]
     score, spread = 100 * row.get("accuracy", row.get("map50")), 100 * row.spread
     cost = (f"{row.gflops_millions:g}", f"{row.energy_kwh:.2f}", f"{row.co2e_g:,.0f}")
     rows.append((name, f"{score:.2f} ± {spread:.2f}", *cost))
-rows = pd.DataFrame(rows, columns=["data", "accuracy or mAP, %", "10⁶ GFLOPs", "kWh", "g CO₂e"])
-table(rows, "The paper's tuned KD, as printed; what its ± is, is not printed beside it")
+heads = ["data", "accuracy or mAP, %", "10⁶ GFLOPs", "kWh", "g CO₂e"]
+rows = pd.DataFrame(rows, columns=heads)
+table(rows, "The paper's tuned KD, as printed")
 
 # %% [markdown]
-# Beside them, what this book's ledger holds for the same networks on CIFAR at the two larger profiles.
+# What its ± is, is not printed beside it.
+# Beside these rows, what this book's ledger holds for the same networks on CIFAR at the two larger profiles.
 
-# %%
+# %% tags=["hide-input"]
 records, _ = ledger.load()
 rows = []
 for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
@@ -386,7 +393,7 @@ Markdown(
     f"**{decided}** the student alone: {gain.points()}, paired by seed.{speaks}\n"
     f"* It takes {whole / cheap:.3g} times the training time of the student alone (mean over seeds).\n"
     f"* {len(rivals)} of {len(gaps)} temperatures could not be told from the best one: "
-    "each run that only refines such a choice is paid for and not seen in the result."
+    "a run that tells such temperatures apart no better than this is paid for and not seen in the result."
 )
 
 # %% [markdown]
@@ -395,8 +402,8 @@ Markdown(
 #
 # ## What would change our mind
 #
-# * A curve over $\tau$ with a peak that stands out of its band on the same split size: then tuning buys something that a default cannot.
-# * A data set where seeds agree on the chosen temperature and the choice carries over to the test split.
+# * About tuning at all: a curve over $\tau$ with a peak that stands out of its band says that tuning buys something that a default cannot; with enough seeds, a flat one says that it does not.
+# * About handing on a tuned $\tau$: where seeds agree on it, and the choice carries over to the test split, one tuner's temperature is worth the next one's trust; where they scatter, it was mostly the luck of a seed.
 #
 # ## Exercises
 #
@@ -463,6 +470,7 @@ print(f"about {duration(cost['seconds'])} of training, {energy}, for each seed")
 
 # %%
 meter.stop("notebook")
-receipt = carbon.receipt(meter.cost("notebook"), title=f"Receipt of 03 Classic KD, profile {profile}")
+title = f"Receipt of 03 Classic KD, profile {profile}"
+receipt = carbon.receipt(meter.cost("notebook"), title=title)
 receipt.save(experiments.runs_folder() / "receipts" / "03_classic_kd.json")
 receipt

@@ -15,6 +15,7 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -86,12 +87,10 @@ def gpu_source(nvml=None):
     if not handles:
         return Source("not seen", "no NVIDIA GPU is visible (CUDA_VISIBLE_DEVICES)")
     names = _names(nvml, handles)
-    try:
+    with suppress(Exception):  # GPUs before Volta have no energy counter: their power is sampled instead
         counter = Summed(nvml.nvmlDeviceGetTotalEnergyConsumption, handles)
         if counter():
             return Source("measured", f"NVML energy counter of {names}", joules=counter)
-    except Exception:  # GPUs before Volta have no energy counter: their power is sampled instead
-        pass
     try:
         energy = SampledEnergy(Summed(nvml.nvmlDeviceGetPowerUsage, handles))
     except Exception:

@@ -1,6 +1,7 @@
 """The ledger: a validated record per run, the recorded executions of the notebooks, and the paper's own numbers."""
 
 import html
+import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from .ledger_files import LedgerError, append_lines, check, dump, load_lines, ow
 from .receipt import ENERGY, MASS, duration, quantity
 
 __all__ = [
-    "LedgerError", "PriceTag", "append", "append_executions", "executions", "folder", "load", "paper", "paper_table",
-    "price_tag", "read", "table", "write",
+    "LedgerError", "PriceTag", "append", "append_executions", "choice", "executions", "folder", "load", "paper",
+    "paper_table", "price_tag", "read", "table", "write",
 ]  # fmt: skip
 
 COLUMNS = (
@@ -122,13 +123,26 @@ def paper(table="Table 4"):
     ``table`` None gives all. ``origin`` tells "paper" (printed there) from "figure" (measured in a picture),
     "repository" (the authors' stored outputs) and "computed". Raises `LedgerError` for a table that is not there.
     """
-    file = folder() / "paper.csv"
-    rows = pd.read_csv(file if file.exists() else own_folder() / "paper.csv", keep_default_na=False)
+    rows = pd.read_csv(_file("paper.csv"), keep_default_na=False)
     if table is None:
         return rows
     if table not in set(rows.table):
         raise LedgerError(f"There is no '{table}' in paper.csv; there are {', '.join(rows.table.unique())}.")
     return rows[rows.table == table].reset_index(drop=True)
+
+
+def choice():
+    """How the digits' settings were chosen, one row per combination that was tried, as a DataFrame.
+
+    Columns: model, lr (of a batch of 128), milestones (shares of the run), chosen (a truth value), val_accuracy and
+    val_loss (lists with one value a seed, after the last epoch). book/choose.py makes it. Introduced in notebook 02.
+    """
+    return pd.DataFrame(json.loads(_file("choice.json").read_text())["rows"])
+
+
+def _file(name):
+    """A table that comes with the code, unless the ledger in use has one of its own."""
+    return folder() / name if (folder() / name).exists() else own_folder() / name
 
 
 def paper_table(dataset):
