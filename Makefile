@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup book html test lint sync clean
+.PHONY: help setup book html test lint bench bench-gpu sync clean
 
 PYTHON ?= python3
 PROFILE ?= quick
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PROFILE=smoke|quick|gpu|paper chooses the scale (default quick), PYTHON=python3.12 the interpreter."
 
@@ -33,6 +33,13 @@ test: $(READY)  ## all tests
 
 lint: $(READY)  ## ruff over package, notebooks, book and tests
 	$(BIN)/ruff check .
+
+bench: $(READY)  ## one table of benchmarks against the plain step; adds to book/ledger/bench.jsonl (THREADS=n)
+	$(BIN)/python -m pytest -q tests/bench -o python_files='bench_*.py' -o addopts= --benchmark-quiet \
+	  --history book/ledger/bench.jsonl $(if $(THREADS),--threads $(THREADS))
+
+bench-gpu: $(READY)  ## tests and benchmarks on a GPU; without one it says so
+	@$(BIN)/python tests/bench/gpu.py
 
 sync: $(READY)  ## carry notebooks/*.py to *.ipynb, the finding to the README, and the address everywhere
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/[0-9]*.py

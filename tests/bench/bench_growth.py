@@ -1,0 +1,48 @@
+"""How the cost of a step grows, and how little a grid costs when its students share a pass."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+import numpy as np
+import pytest
+
+AXES = {  # what grows, from where to where; the rest is one student, 10 classes, 32 pixels, batch 64
+    "batch": (32, 64, 128, 256),
+    "classes": (10, 100, 1000),
+    "students": (1, 2, 4, 8),
+    "size": (16, 24, 32, 48),
+}
+
+
+@pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
+def test_grid_together(race, shape, student):
+    """Four students in one pass, against four passes of one; the gain depends on the teacher's share of a step."""
+    together = harness.Pass(student, **shape, students=4)
+    alone = [harness.Pass(student, **shape) for _ in range(4)]
+    images = 4 * shape.get("batch", 128)
+    race(f"{student}: 4 together", "sweep", together, lambda: [single() for single in alone], images=images, rounds=3)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_growth(add, device, quick, axis):
+    values = AXES[axis][:2] if quick else AXES[axis]
+    small = {"classes": 10, "batch": 8 if quick else 64, "width": 0.25 if quick else 0.5, "device": device}
+    passes = [harness.Pass("mobilenetv2", **small | {axis: value}) for value in values]
+    for single in passes:
+        single()
+    rounds = [[harness.seconds(single, device) for single in passes] for _ in range(1 if quick else 5)]
+    medians = np.median(rounds, axis=0)
+    slope = float(np.polyfit(np.log(values), np.log(medians), 1)[0])
+    more = {"x": list(values), "seconds": medians.tolist(), "slope": slope, "note": f"seconds ~ {axis}^{slope:.2f}"}
+    add(f"{axis} {values[0]} to {values[-1]}", "growth", n=len(rounds), median=float(medians[-1]), **more)
+
+
+@pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
+def test_peak_memory(add, quick, student):
+    command = [sys.executable, Path(__file__).with_name("memory.py"), student]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole, taken = map(float, done.stdout.split())
+    add(f"{student}: fresh process", "memory", n=1, median=taken, peak_gib=whole, note=f"peak {whole:.2f} GiB")

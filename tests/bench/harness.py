@@ -1,0 +1,146 @@
+"""Times a call and its reference in turn, makes one row of what was seen, and one table of all rows."""
+
+import json
+import os
+import resource
+import statistics
+import time
+from datetime import datetime, timezone
+
+import torch
+
+from stkd_utils import data, engine, environment, hardware, models, temperature
+from stkd_utils.carbon import Meter
+from stkd_utils.objectives import Batch, Distillation, Teacher
+from stkd_utils.protocol import Protocol
+from stkd_utils.training import Trainer
+
+COLUMNS = ("group", "name", "n", "seconds", "images/s", "ratio", "load", "threads", "note")
+
+
+class Pass:
+    """One batch of the product's own loop: one data pipeline, one teacher, ``students`` that learn side by side."""
+
+    def __init__(
+        self, student, *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu", precision="auto"
+    ):
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (batch, 3, size, size), generator=draw, dtype=torch.uint8)
+        split = data.Split(images, torch.randint(0, classes, (batch,), generator=draw)).to(device)
+        half = torch.full((3,), 0.5, device=device)
+        names = tuple(map(str, range(classes)))
+        self.dataset = data.Dataset("random", split, split, split, half, half, names, "")
+        self.moves, self.positions = draw, torch.arange(batch, device=device)
+        network = models.build("resnet18", classes, width=width, seed=1)
+        teacher = Teacher(engine.frozen(network, precision, device))
+        self.augmentation = data.Augmentation(4, True, 15.0)
+        self.trainers = [self._trainer(student, seed, teacher, width, device, precision) for seed in range(students)]
+        for trainer in self.trainers:
+            trainer.start_epoch()
+
+    def _trainer(self, student, seed, teacher, width, device, precision):
+        model = models.build(student, self.dataset.classes, width=width, seed=seed)
+        model = model.to(device, memory_format=torch.channels_last)
+        policy = temperature.build("fixed", seed=seed, tau=4.0)
+        objective = Distillation(teacher, policy, hard_weight=0.05, soft_weight=0.95)
+        return Trainer(
+            model, self.dataset, Protocol(), objective, seed=seed, augmentation=self.augmentation, meter=Meter(),
+            precision=precision,
+        )  # fmt: skip
+
+    def __call__(self):
+        split = self.dataset.train
+        moves = data.draw(len(split), self.augmentation, self.moves, split.images.device)
+        views = data.view(split.images[self.positions], moves, self.dataset.mean, self.dataset.std)
+        batch = Batch(views, split.labels[self.positions], self.positions, moves, 1)
+        for trainer in self.trainers:
+            trainer.step(batch, 0.01)
+
+
+def wait(device="cpu"):
+    """Return when ``device`` has done all that was asked of it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(call, device="cpu", clock=time.perf_counter):
+    """How long ``call()`` takes by ``clock``, until the device is done."""
+    wait(device)
+    started = clock()
+    call()
+    wait(device)
+    return clock() - started
+
+
+def in_turn(first, second, rounds, device="cpu", clock=time.perf_counter):
+    """Medians of ``rounds`` calls of ``first`` and of ``second``, which take turns, so that both meet the same load."""
+    pairs = [(seconds(first, device, clock), seconds(second, device, clock)) for _ in range(rounds)]
+    return tuple(statistics.median(times) for times in zip(*pairs, strict=True))
+
+
+def busy(load=None, cores=None):
+    """Whether more programs want to run than this one needs: more than a core and a half, or more than there are."""
+    load = os.getloadavg()[0] if load is None else load
+    return load > max(1.5, 0.75 * (cores or hardware.hardware()["threads"]))
+
+
+def holds(ratio, floor, again):
+    """The ratio that counts, after AssertionError if it is below ``floor``; ``again()`` measures once more, if busy."""
+    if floor and ratio < floor and busy():
+        ratio = max(ratio, again())
+    assert not floor or ratio >= floor, f"{ratio:.2f} times the reference is less than the {floor} that is promised"
+    return ratio
+
+
+def row(name, group, *, n, median, images=None, ratio=None, **more):
+    """One line of the history: what was timed, how often, on what, with which code."""
+    return {
+        "name": name,
+        "group": group,
+        "threads": torch.get_num_threads(),
+        "n": n,
+        "median_seconds": median,
+        "images_per_second": images / median if images else None,
+        "ratio": ratio,
+        "load": round(os.getloadavg()[0], 2),
+        **more,
+        "hardware": hardware.hardware(),
+        "packages": environment.packages(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "code": environment.code_digest(),
+    }
+
+
+def append(rows, path):
+    """Add ``rows`` to the history, one JSON object a line."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def table(rows):
+    """The rows as lines of text; what fits no column (a slope, a peak, a share) stands behind them as a note."""
+    lines = [COLUMNS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligns = "<<" + ">" * (len(COLUMNS) - 3) + "<"
+    form = "  ".join(f"{{:{align}{width}}}" for align, width in zip(aligns, widths, strict=True))
+    return [form.format(*line).rstrip() for line in lines]
+
+
+def _cells(row):
+    rate, ratio = row["images_per_second"], row["ratio"]
+    return (
+        row["group"],
+        row["name"],
+        str(row["n"]),
+        f"{row['median_seconds']:.4f}",
+        f"{rate:.0f}" if rate else "",
+        f"{ratio:.2f}" if ratio else "",
+        f"{row['load']:.1f}",
+        str(row["threads"]),
+        row.get("note", ""),
+    )
+
+
+def peak_gib():
+    """The most memory that this process ever held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,96 @@
+"""The benchmarks run, are recorded whole, and keep what they promise; the step stays within its memory."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+
+import pytest
+
+from stkd_utils import engine, environment
+
+
+@pytest.fixture
+def harness(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "tests" / "bench")
+    import harness
+
+    return harness
+
+
+def script(root, *arguments, **variables):
+    """What a Python script of the repository does in a process of its own with one thread."""
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | variables
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
+
+
+def test_every_benchmark_runs_and_is_recorded(root, tmp_path):
+    history = tmp_path / "bench.jsonl"
+    options = ["-q", "-o", "python_files=bench_*.py", "-o", "addopts=", "--benchmark-quiet", "-p", "no:cacheprovider"]
+    done = script(root, "-m", "pytest", "tests/bench", *options, "-k", "not memory", "--quick", "--history", history)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    assert {row["group"] for row in rows} == {
+        "step", "sweep", "pipeline", "evaluation", "checkpoint", "growth", "peak",
+    }  # fmt: skip
+    for row in rows:
+        assert row["median_seconds"] > 0 and row["n"] >= 1 and row["threads"] >= 1 and row["load"] >= 0
+        assert row["code"] == environment.code_digest() and row["packages"]["torch"] and row["hardware"]["cpu"]
+        assert datetime.fromisoformat(row["date"]).tzinfo
+        assert f"{row['name']}" in done.stdout
+    steps = [row for row in rows if row["group"] == "step"]
+    assert len(steps) == 14 and all(row["ratio"] > 0 and row["images_per_second"] > 0 for row in steps)
+    assert len({row["name"] for row in rows}) == len(rows)
+
+
+def test_a_broken_promise_fails_at_once_where_it_is_quiet(harness, monkeypatch):
+    monkeypatch.setattr(harness, "busy", lambda: False)
+    assert harness.holds(2.3, 2.2, pytest.fail) == 2.3
+    with pytest.raises(AssertionError, match="2.10 times the reference is less than the 2.2 that is promised"):
+        harness.holds(2.1, 2.2, pytest.fail)
+
+
+def test_a_broken_promise_gets_one_more_chance_where_it_is_busy(harness, monkeypatch):
+    monkeypatch.setattr(harness, "busy", lambda: True)
+    assert harness.holds(2.1, 2.2, lambda: 2.4) == 2.4
+    with pytest.raises(AssertionError):
+        harness.holds(2.1, 2.2, lambda: 2.0)
+
+
+def test_busy_is_more_than_this_program_needs(harness):
+    assert [harness.busy(load, 2) for load in (1.0, 1.5, 1.6)] == [False, False, True]
+    assert [harness.busy(load, 16) for load in (4.0, 13.0)] == [False, True]
+
+
+def test_reference_and_candidate_take_turns(harness):
+    calls = []
+    harness.in_turn(lambda: calls.append("slow"), lambda: calls.append("fast"), rounds=3)
+    assert calls == ["slow", "fast"] * 3
+
+
+def test_history_keeps_what_is_there(harness, tmp_path):
+    path = tmp_path / "bench.jsonl"
+    for name in ("one", "two"):
+        harness.append([harness.row(name, "step", n=1, median=0.5, images=64, ratio=2.0)], path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["images_per_second"] == 128
+
+
+@pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
+def test_a_cifar_100_step_needs_less_than_one_and_a_half_gib(root, student):
+    done = script(root, "tests/bench/memory.py", student)
+    assert done.returncode == 0, done.stderr
+    low = engine.resolve("auto", "cpu") == "bfloat16"
+    assert 0.1 < float(done.stdout.split()[0]) < (1.5 if low else 2.3)  # float32 maps are twice as large
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so_and_changes_nothing(root):
+    history = root / "book" / "ledger" / "bench.jsonl"
+    before = history.read_bytes() if history.exists() else None
+    done = script(root, "tests/bench/gpu.py", CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "No CUDA device answers, so nothing was measured and nothing was changed.\n"
+    assert (history.read_bytes() if history.exists() else None) == before
