@@ -1,4 +1,4 @@
-"""Prints the peak memory (GiB) of a process that takes three steps shaped like CIFAR-100, and the last one's seconds."""
+"""Prints the peak memory (GiB) of a process that takes three steps shaped like CIFAR-100, and the seconds of one."""
 
 import sys
 
