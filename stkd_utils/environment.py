@@ -14,7 +14,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "p
 # Source that changes how results look, not what they are: editing it does not make finished runs stale.
 NOT_RESULTS = {
     "__main__.py", "notebooks.py", "plots.py", "slider.py", "stats.py", "progress.py", "receipt.py", "ledger.py",
-    "ledger_files.py", "record.schema.json", "procedures.py", "tables.py", "experiments/profiles.json",
+    "ledger_files.py", "record.schema.json", "procedures.py", "tables.py", "profiling.py", "experiments/profiles.json",
 }  # fmt: skip
 
 

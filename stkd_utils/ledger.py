@@ -13,8 +13,8 @@ from .ledger_files import LedgerError, append_lines, check, dump, load_lines, ow
 from .receipt import ENERGY, MASS, duration, quantity
 
 __all__ = [
-    "LedgerError", "PriceTag", "append", "append_executions", "choice", "executions", "folder", "load", "paper",
-    "paper_table", "price_tag", "read", "table", "write",
+    "LedgerError", "PriceTag", "append", "append_executions", "benchmarks", "choice", "executions", "folder", "load",
+    "paper", "paper_table", "price_tag", "read", "table", "write",
 ]  # fmt: skip
 
 COLUMNS = (
@@ -138,6 +138,22 @@ def choice():
     val_loss (lists with one value a seed, after the last epoch). book/choose.py makes it. Introduced in notebook 02.
     """
     return pd.DataFrame(json.loads(_file("choice.json").read_text())["rows"])
+
+
+def benchmarks():
+    """The newest row of every benchmark on every machine and number of threads, as a DataFrame; empty before the first.
+
+    Columns: group, name, threads, n, median_seconds, images_per_second, ratio (times as fast as the plain step, timed
+    in turn), load, note, machine, date, and what only some groups have (x, seconds, slope; difference, low, high,
+    verdict; flops_per_second). ``make bench`` adds the rows. Introduced in notebook 09.
+    """
+    path = _file("bench.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known = {}
+    for row in rows:
+        machine = _machine(row["hardware"])
+        known[row["group"], row["name"], row["threads"], machine] = {"note": "", **row, "machine": machine}
+    return pd.DataFrame(list(known.values()), columns=None if known else ["group", "name", "note", "machine"])
 
 
 def _file(name):

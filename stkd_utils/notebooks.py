@@ -249,7 +249,7 @@ def _hash(path, profile, given, root):
     digest.update(json.dumps([cells, profile, given, environment.packages()], sort_keys=True).encode())
     ledger = Path(os.environ.get("STKD_LEDGER") or root / "book" / "ledger")
     source = [file for file in environment.PACKAGE.rglob("*") if file.suffix in {".py", ".json"}]
-    data = [file for file in ledger.glob("*") if file.name in {"runs.jsonl", "paper.csv", "choice.json"}]
+    data = [file for file in ledger.glob("*") if file.name in {"runs.jsonl", "paper.csv", "choice.json", "bench.jsonl"}]
     for file in sorted(set(source) - {environment.PACKAGE / name for name in NOT_READ}) + sorted(data):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

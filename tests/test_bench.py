@@ -33,7 +33,7 @@ def test_every_benchmark_runs_and_is_recorded(root, tmp_path):
     done = script(root, "-m", "pytest", "tests/bench", *options, "-k", "not memory", "--quick", "--history", history)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in history.read_text().splitlines()]
-    assert {row["group"] for row in rows} == {
+    assert {row["group"] for row in rows} >= {
         "step", "sweep", "pipeline", "evaluation", "checkpoint", "growth", "peak",
     }  # fmt: skip
     for row in rows:

@@ -1,5 +1,6 @@
 """What pages read from the ledger: its folder, price tags of notebooks, and the paper's numbers."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -127,3 +128,25 @@ def test_the_ledger_of_the_book_is_valid(monkeypatch):
         warnings.simplefilter("error")
         ledger.table()
         ledger.executions()
+
+
+def benchmark(**changes):
+    hardware = {"cpu": "A", "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": None}
+    row = {"name": "plain", "group": "step", "threads": 1, "n": 5, "median_seconds": 1.0, "hardware": hardware}
+    return json.dumps(row | changes)
+
+
+def test_of_a_benchmark_the_newest_row_on_each_machine_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    other = {"cpu": "B", "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": None}
+    rows = [benchmark(), benchmark(median_seconds=2.0), benchmark(threads=2), benchmark(hardware=other, note="x")]
+    (tmp_path / "bench.jsonl").write_text("\n".join(rows) + "\n")
+    found = ledger.benchmarks()
+    assert list(found.median_seconds) == [2.0, 1.0, 1.0]
+    assert list(found.note) == ["", "", "x"] and found.machine.nunique() == 2
+
+
+def test_without_benchmarks_the_table_is_empty(tmp_path, monkeypatch):
+    (tmp_path / "bench.jsonl").write_text("")
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    assert ledger.benchmarks().empty and "group" in ledger.benchmarks()
