@@ -54,6 +54,11 @@ class Moves:
         offset = (self.shift_y + padding) * (2 * padding + 1) + self.shift_x + padding
         return offset * (1 + self.augmentation.flip) + self.flip
 
+    def split(self, size):
+        """The moves of every ``size`` images in turn, a list of `Moves`. Introduced in notebook 09."""
+        parts = (value.split(size) for value in (self.shift_x, self.shift_y, self.flip, self.angle))
+        return [Moves(self.augmentation, *part) for part in zip(*parts, strict=True)]
+
 
 def normalise(images, mean, std):
     """Images with mean 0 and standard deviation 1 per channel, float32.

@@ -279,8 +279,10 @@ def _pass(trainers, epoch):
     count = math.ceil(len(images) / size)
     for trainer in trainers:
         trainer.start_epoch()
-    for number, positions in enumerate(data.order(dataset.train, size, generators["order"])):
-        moves = data.draw(len(positions), first.augmentation, generators["augment"], images.device)
+    batches = list(data.order(dataset.train, size, generators["order"]))
+    # drawn for the whole pass: copying the moves of each batch would make a GPU wait for every step
+    drawn = data.draw(sum(map(len, batches)), first.augmentation, generators["augment"], images.device).split(size)
+    for number, (positions, moves) in enumerate(zip(batches, drawn, strict=True)):
         views = data.view(images[positions], moves, dataset.mean, dataset.std)
         batch = Batch(views, dataset.train.labels[positions], positions, moves, epoch)
         for trainer in trainers:

@@ -60,6 +60,17 @@ def test_a_seed_gives_the_moves_that_it_always_gave():
     assert fingerprint(moves.shift_x, moves.shift_y, moves.flip, moves.angle) == "0b55af6fd99a179d"
 
 
+@pytest.mark.parametrize("some", [Augmentation(), Augmentation(2, True), FULL])
+def test_moves_drawn_at_once_are_those_drawn_batch_by_batch(some):
+    at_once, in_turn = seeded(), seeded()
+    parts = draw(50, some, at_once).split(16)
+    for part, count in zip(parts, (16, 16, 16, 2), strict=True):
+        moves = draw(count, some, in_turn)
+        for name in ("shift_x", "shift_y", "flip", "angle"):
+            assert torch.equal(getattr(part, name), getattr(moves, name))
+    assert torch.equal(at_once.get_state(), in_turn.get_state())
+
+
 @pytest.mark.parametrize("some", [Augmentation(), Augmentation(2), Augmentation(2, True), FULL])
 def test_augment_is_draw_and_view(some):
     images, together, apart = noise(20), seeded(), seeded()
