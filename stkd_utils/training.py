@@ -208,13 +208,17 @@ class Trainer:
         state, note = checkpoint.load(self.path) if self.path else (None, "")
         if note:
             say(note)
+        if state is not None and "random" not in state:
+            say(f"{self.path} is of an earlier version, which cannot be continued: this run starts anew.")
+            return
         if state is None:
             return
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, saved in state["generators"].items():
             self.generators[name].set_state(saved)
-        self._random = {**self._random, **{key: value for key, value in state["random"].items() if value != []}}
+        random = state["random"]
+        self._random = {"torch": random["torch"], "cuda": random["cuda"] or self._random["cuda"]}  # none from a CPU
         if state["policy"]:
             self.objective.policy.load_state_dict(state["policy"])
         self.meter.load_state_dict(state["meter"])

@@ -201,3 +201,15 @@ def test_a_loss_that_is_no_number_stops_with_a_clear_error_and_keeps_the_checkpo
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
     assert len(saved["fit"]["history"]) == 1
     assert all(value.isfinite().all() for value in saved["model"].values() if value.is_floating_point())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said_and_the_run_starts_anew(digits, tmp_path, capsys):
+    path = tmp_path / "c.pt"
+    whole = trainer(digits, path=path).fit().history
+    state = torch.load(path, weights_only=True)
+    del state["random"]
+    torch.save(state, path)
+    fit = trainer(digits, path=path).fit()
+    assert (fit.history, fit.resumed) == (whole, 0)
+    said = capsys.readouterr().out
+    assert "of an earlier version" in said and said.count("\n") == 1
