@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
+import filelock
 import pytest
 import torch
 from torch import nn
 
 from stkd_utils import carbon, compute, data, experiments, ledger, models, temperature
 from stkd_utils.__main__ import main
-from stkd_utils.experiments import ExperimentError, recording
+from stkd_utils.experiments import ExperimentError, recording, together
 from stkd_utils.objectives import Batch
 from stkd_utils.protocol import Protocol
 from stkd_utils.sharing import split
@@ -269,6 +271,52 @@ def test_a_kill_between_the_records_of_a_pass_loses_nothing(tmp_path, monkeypatc
     both = experiments.sweep(KD, seeds=[3], tau=[2, 4], together=True, runs=tmp_path, **QUIET)
     assert [run.new for run in both] == [written == 0, True]
     assert [run.record["shared"]["share"] for run in both] == [0.5, 0.5], "an epoch was trained again, and alone"
+
+
+def test_a_student_that_diverges_does_not_stop_the_others(tmp_path):
+    options = {"seeds": [3], "tau": 4, **QUIET}
+    for _ in range(2):  # asked again, the others are there
+        with pytest.raises(Diverged, match="stopped in epoch .* NaN or Inf in .* lower lr") as caught:
+            experiments.sweep(KD, lr=[0.1, 1e30, 0.05], together=True, runs=tmp_path / "all", **options)
+        assert "\n" not in str(caught.value) and KD.replace("/", "_") in str(caught.value)
+        assert [record["asked"]["lr"] for record in caught.value.records] == [0.1, 0.05]
+        assert not any(record["id"] in str(caught.value) for record in caught.value.records)
+    alone = experiments.sweep(KD, lr=[0.1, 0.05], runs=tmp_path / "alone", **options)
+    found = experiments.sweep(KD, lr=[0.1, 0.05], together=True, runs=tmp_path / "all", **options)
+    assert not any(run.new for run in found) and all(equal(*both) for both in zip(found, alone, strict=True))
+
+
+# where a run begins that was asked for before with an earlier end
+
+
+def planned(folder, own=None):
+    """A stand-in for a plan whose run was stopped before; ``own`` is the checkpoint that it has itself."""
+    early, late = folder / "early" / "checkpoint.pt", folder / "late" / "checkpoint.pt"
+    for path in (early, late):
+        path.parent.mkdir()
+    early.write_text("early")
+    if own:
+        late.with_name(own).write_text("own")
+    return SimpleNamespace(stopped=lambda: early, checkpoint_path=late, folder=late.parent)
+
+
+@pytest.mark.parametrize("own", ["checkpoint.pt", "checkpoint.previous.pt"])
+def test_an_own_checkpoint_is_not_overruled_by_an_earlier_end(tmp_path, own):
+    plan = planned(tmp_path, own)
+    together._carry_over(plan)
+    assert [path.read_text() for path in plan.folder.iterdir()] == ["own"]
+
+
+def test_the_checkpoint_of_an_earlier_end_is_taken_when_nobody_writes_it(tmp_path):
+    plan = planned(tmp_path)
+    taker = threading.Thread(target=together._carry_over, args=[plan])
+    with filelock.FileLock(tmp_path / "early" / ".lock"):
+        taker.start()
+        taker.join(0.3)
+        assert taker.is_alive() and not plan.checkpoint_path.exists()
+        os.replace(plan.stopped(), plan.stopped().with_name("checkpoint.previous.pt"))  # as in the middle of a save
+    taker.join(10)
+    assert plan.checkpoint_path.read_text() == "early"
 
 
 # the loop by hand

@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager
 from functools import lru_cache
 
+import filelock
 import pandas as pd
 import torch
 
@@ -116,12 +117,18 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
 
 
 def _carry_over(plan):
-    """Let a run begin where the same one ended that was asked for with an earlier ``stop_after``."""
+    """Let a run begin where the same one ended that was asked for with an earlier ``stop_after``.
+
+    Waits for that one's lock. Locks are taken from late ends of a run to early ones, so nobody waits in a circle.
+    """
+    own = plan.checkpoint_path
     earlier = plan.stopped()
-    if earlier and not plan.checkpoint_path.exists():
+    if not earlier or own.exists() or checkpoint.previous(own).exists():
+        return
+    with filelock.FileLock(earlier.parent / ".lock"):
         copy = plan.folder / "checkpoint.pt.new"
-        shutil.copyfile(earlier, copy)
-        os.replace(copy, plan.checkpoint_path)
+        shutil.copyfile(earlier if earlier.exists() else checkpoint.previous(earlier), copy)
+        os.replace(copy, own)
 
 
 def _teacher(plan, dataset, augmentation, precision, say):
