@@ -12,13 +12,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package, when it is not installed
 
 from stkd_utils import data, experiments, ledger  # noqa: E402
-from stkd_utils.training import default_device  # noqa: E402
+from stkd_utils.training import Diverged, default_device  # noqa: E402
 
 PROFILE = "paper"
 
 
-class TimeIsUp(Exception):
-    """The minutes are used up."""
+class TimeIsUp(BaseException):
+    """The minutes are used up; like Ctrl-C, nothing that catches an Exception may swallow it."""
 
 
 def agenda(dataset="cifar100", profile=PROFILE):
@@ -42,10 +42,18 @@ def agenda(dataset="cifar100", profile=PROFILE):
 
 
 def work(todo, profile=PROFILE, progress="lines"):
-    """Train what is not there yet, item by item; every finished run is added to the ledger at once."""
+    """Train what is not there yet, item by item; every finished run is added to the ledger at once.
+
+    A run whose loss is no longer a number does not stop the items after it.
+    """
     for name, options in todo:
-        runs = experiments.sweep(name, profile=profile, progress=progress, **options)
-        ledger.append([run.record for run in runs])
+        try:
+            runs = experiments.sweep(name, profile=profile, progress=progress, **options)
+            records = [run.record for run in runs]
+        except Diverged as error:
+            print(error, flush=True)
+            records = error.records
+        ledger.append(records)
 
 
 def main(arguments=None):

@@ -23,7 +23,12 @@ __all__ = [
 
 
 class Diverged(RuntimeError):
-    """The loss became NaN or infinite; training stopped before that epoch was saved."""
+    """The loss became NaN or infinite; training stopped before that epoch was saved.
+
+    ``records`` are those of the runs that `experiments` was asked for together with it and that ended well.
+    """
+
+    records = ()
 
 
 def default_device():
@@ -98,6 +103,7 @@ class Trainer:
         self.optimiser = protocol.optimiser(model)
         self.generators = {stream: generator(self.data_seed, stream) for stream in ("order", "augment")}
         self.fit_state = Fit()
+        self.diverged = ""  # why this student could not go on
         self._device = dataset.train.images.device
         with torch.random.fork_rng(devices=self._gpus):
             torch.manual_seed(stream_seed(seed, "dropout"))
@@ -141,7 +147,7 @@ class Trainer:
         self._seen += len(batch.labels)
 
     def learnt(self, epoch):
-        """The row of the epoch that was just trained: learning rate, loss terms, accuracy. Raises Diverged."""
+        """The row of the epoch that was just trained: learning rate, loss terms, accuracy; sets ``diverged``."""
         means = {f"loss_{name}": float(value) / self._seen for name, value in self._sums.items()}
         self._check_finite(means, epoch)
         return {"epoch": epoch, "lr": self._lr, **means, "train_accuracy": float(self._correct) / self._seen}
@@ -165,7 +171,7 @@ class Trainer:
         if broken:
             saved = "the last checkpoint is untouched" if self.path else "nothing was saved"
             where = ", ".join(broken) + (f" of {self.name}" if self.name else "")
-            raise Diverged(
+            self.diverged = (
                 f"Training stopped in epoch {epoch} at learning rate {self._lr:g}: NaN or Inf in {where} "
                 f"({saved}); lower lr or soft_weight and start again."
             )
@@ -235,7 +241,8 @@ def train(trainers, meter=None, on_epoch=None, say=print):
 
     Several need the same data set, batch size, augmentation, data seed and last epoch, and their ``macs``, else
     ValueError; ``meter`` meters what they do together, and each one's own meter gets its share (`sharing.split`).
-    ``on_epoch(rows)`` is called after each epoch. Raises Diverged. Introduced in notebook 09.
+    ``on_epoch(rows)`` is called after each epoch. A student that diverges is left out from then on; when the others are
+    done, Diverged is raised and says who. Introduced in notebook 09.
     """
     needs = {(id(t.dataset), t.protocol.batch_size, t.augmentation, t.data_seed, t.last_epoch) for t in trainers}
     if len(needs) != 1:
@@ -249,17 +256,20 @@ def train(trainers, meter=None, on_epoch=None, say=print):
     with torch.random.fork_rng(devices=first._gpus):
         for trainer in trainers:
             trainer.restore(say)
-        saved = time.monotonic()
-        while (epoch := 1 + min(trainer.epoch for trainer in trainers)) <= first.last_epoch:
-            active = [trainer for trainer in trainers if trainer.epoch == epoch - 1]
+        left, saved = trainers, time.monotonic()
+        while left and (epoch := 1 + min(trainer.epoch for trainer in left)) <= first.last_epoch:
+            active = [trainer for trainer in left if trainer.epoch == epoch - 1]
             rows = _epoch(active, epoch, meter)
+            active, left = ([one for one in group if not one.diverged] for group in (active, left))
             ends = epoch == first.last_epoch and (first.stop_after or len(trainers) > 1)
             if ends or time.monotonic() - saved >= first.save_seconds:
                 for trainer in active:
                     trainer.save()
                 saved = time.monotonic()
-            if on_epoch:
+            if on_epoch and rows:
                 on_epoch(rows)
+    if broken := [trainer.diverged for trainer in trainers if trainer.diverged]:
+        raise Diverged("\n".join(broken))
     return [trainer.fit_state for trainer in trainers]
 
 
@@ -272,6 +282,7 @@ def _epoch(trainers, epoch, meter):
     return [
         trainer.end_epoch(row, part, seconds * part["share"])
         for trainer, row, part in zip(trainers, rows, parts, strict=True)
+        if not trainer.diverged
     ]
 
 

@@ -4,7 +4,7 @@ import agenda
 import pytest
 import torch
 
-from stkd_utils import experiments, ledger
+from stkd_utils import checkpoint, experiments, ledger
 
 
 def test_the_most_telling_comes_first():
@@ -55,3 +55,22 @@ def test_a_finished_run_is_a_row_at_once_and_an_interrupted_item_continues(tmp_p
     agenda.work(todo, "smoke", progress="none")
     records, problems = ledger.load()
     assert not problems and [record["experiment"] for record in records] == [name for name, _ in todo]
+
+
+def test_the_end_of_the_minutes_is_not_taken_for_an_error(tmp_path, monkeypatch):
+    checkpoint.save({}, tmp_path / "c.pt")
+    monkeypatch.setattr(torch, "load", lambda *args, **options: agenda._stop())
+    with pytest.raises(agenda.TimeIsUp):  # while a checkpoint is read, whose errors are caught
+        checkpoint.load(tmp_path / "c.pt")
+
+
+def test_a_run_that_diverges_is_said_and_the_next_item_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
+    (tmp_path / "ledger").mkdir()
+    kd, base = "digits/resnet18-mobilenetv2-kd", "digits/mobilenetv2-base"
+    todo = [(kd, {"seeds": [0], "tau": 4, "lr": [0.1, 1e30], "together": True}), (base, {"seeds": [0]})]
+    agenda.work(todo, "smoke", progress="none")
+    assert "Training stopped in epoch" in capsys.readouterr().out
+    found = [(record["experiment"], record["asked"]["lr"]) for record in ledger.load()[0]]
+    assert found == [(kd, 0.1), (base, experiments.load(base)["lr"])]

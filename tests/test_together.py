@@ -19,7 +19,7 @@ from stkd_utils.experiments import ExperimentError, recording, together
 from stkd_utils.objectives import Batch
 from stkd_utils.protocol import Protocol
 from stkd_utils.sharing import split
-from stkd_utils.training import Distillation, Supervised, Teacher, Trainer, train
+from stkd_utils.training import Distillation, Diverged, Supervised, Teacher, Trainer, train
 
 KD = "digits/resnet18-mobilenetv2-kd"
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
@@ -32,6 +32,7 @@ GRIDS = {
     "two seeds": (STOCHASTIC, [3, 4], {"data_seed": 3}),
     "two students": (KD, [3], {"model": ["mobilenetv2", "shufflenetv2"], "tau": 4}),
     "two teachers": (STOCHASTIC, [3], {"teacher_seed": [0, 1]}),
+    "bfloat16": (KD, [3], {"precision": "bfloat16", "tau": [2, 4]}),
     "two weights, one cycle": (KD, [3], {"hard_weight": [0.1, 0.5], "tau": 4, "schedule": "one-cycle"}),
 }
 

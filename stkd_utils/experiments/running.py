@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import filelock
 
+from ..training import Diverged
 from . import settings, together
 from .plans import Plan, runs_folder
 from .profiles import profile as find_profile
@@ -74,7 +75,11 @@ def _runs(name, wanted, profile, *, runs=None, **options):
             locks.enter_context(filelock.FileLock(plan.folder / ".lock"))
         missing = {id: plan for id, plan in once.items() if not plan.record_path.exists()}
         if missing:
-            together.finish(list(missing.values()), **options)
+            try:
+                together.finish(list(missing.values()), **options)
+            except Diverged as error:
+                error.records = [plan.finished().record for plan in once.values() if plan.record_path.exists()]
+                raise
     return [plan.finished(new=plan.id in missing) for plan in plans]
 
 

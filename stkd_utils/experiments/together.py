@@ -13,7 +13,7 @@ import torch
 from .. import carbon, checkpoint, compute, data, engine, ledger, losses, models, stored, temperature
 from ..progress import Progress, mode
 from ..protocol import Protocol
-from ..training import Distillation, Supervised, Teacher, Trainer, default_device, evaluate, train
+from ..training import Distillation, Diverged, Supervised, Teacher, Trainer, default_device, evaluate, train
 from . import recording, settings
 from .profiles import profile as find_profile
 
@@ -40,7 +40,10 @@ def check(questions):
 
 
 def finish(plans, *, progress=None, intensity="world", save_seconds=10.0):
-    """Train the runs of ``plans`` in one pass and write their records; the caller holds their locks."""
+    """Train the runs of ``plans`` in one pass and write their records; the caller holds their locks.
+
+    Those that go through get their records even when another one diverges; then Diverged is raised.
+    """
     started, say = recording.now(), _silent if mode(progress) == "none" else print
     with _threads(find_profile(plans[0].profile).threads):
         dataset, teachers = _dataset_of(plans[0].asked), {}
@@ -48,9 +51,16 @@ def finish(plans, *, progress=None, intensity="world", save_seconds=10.0):
         checksums = [recording.checksum(trainer.model) for trainer in trainers]
         who = f"{plans[0].name} seed {plans[0].seed}" if len(plans) == 1 else f"{plans[0].name} {len(plans)} students"
         with Progress(who, trainers[0].last_epoch, progress) as show:
-            train(trainers, carbon.Meter(intensity=intensity), on_epoch=lambda rows: show(_mean(rows)))
+            diverged = None
+            try:
+                train(trainers, carbon.Meter(intensity=intensity), on_epoch=lambda rows: show(_mean(rows)))
+            except Diverged as error:
+                diverged = error
         for plan, trainer, init_checksum in zip(plans, trainers, checksums, strict=True):
-            _conclude(plan, trainer, init_checksum, started)
+            if not trainer.diverged:
+                _conclude(plan, trainer, init_checksum, started)
+        if diverged:
+            raise diverged
 
 
 def _silent(*_):
