@@ -6,6 +6,7 @@ from stkd_utils import experiments
 from stkd_utils.experiments import ExperimentError
 from stkd_utils.procedures import Procedure, rank, recorded
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 KD = "digits/resnet18-mobilenetv2-kd"
 TINY = {"train_limit": 128, "val_limit": 64, "test_limit": 32, "epochs": 5, "batch_size": 32, "width": 0.125}
 OPTIONS = {"profile": "smoke", "progress": "none", **TINY}
@@ -54,6 +55,15 @@ def test_every_epoch_is_paid_once(halved):
         assert way.flops() == pytest.approx(2 * images * work, abs=len(records))
 
 
+def test_the_histories_of_a_whole_grid_tell_the_same_without_training(halved):
+    kept, records, grid, _ = halved
+    found, epochs = experiments.halved(grid, (1, 2))
+    assert found in grid and found.record["asked"]["tau"] == kept.record["asked"]["tau"]
+    assert epochs == sum(len(record["history"]) for record in records) == 1 + 1 + 2 + 5
+    _, epochs = experiments.halved(grid, [3], keep=0.75)
+    assert epochs == 4 * 3 + 3 * 2
+
+
 def test_asking_again_trains_nothing(halved):
     kept, records, _, runs = halved
     again, same = experiments.halving(KD, seed=3, taus=TAUS, stops=(1, 2), runs=runs, **OPTIONS)
@@ -64,6 +74,15 @@ def test_asking_again_trains_nothing(halved):
 def test_what_is_no_halving_is_refused(stops, keep):
     with pytest.raises(ExperimentError, match="needs rising epochs to stop at and a fraction"):
         experiments.halving(KD, seed=3, taus=TAUS, stops=stops, keep=keep, **OPTIONS)
+
+
+@pytest.mark.parametrize("stops", [(1, 5), (2, 9), (0, 1)])
+def test_a_stop_outside_of_the_schedule_is_refused_before_anything_is_trained(halved, stops, tmp_path):
+    with pytest.raises(ExperimentError, match="stops from epoch 1 to 4 of 5; got"):
+        experiments.halving(KD, seed=3, taus=TAUS, stops=stops, runs=tmp_path, **OPTIONS)
+    with pytest.raises(ExperimentError, match="stops from epoch 1 to 4 of 5; got"):
+        experiments.halved(halved[2], stops)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stopped_run_is_never_preferred_and_is_no_point_of_a_grid():

@@ -4,7 +4,7 @@
 that has not been trained) and returns the record; asking again costs nothing.
 """
 
-from .halving import halving
+from .halving import halved, halving
 from .plans import Run, runs_folder
 from .profiles import Profile, profile, profile_names
 from .running import run, sweep
@@ -14,6 +14,7 @@ __all__ = [
     "ExperimentError",
     "Profile",
     "Run",
+    "halved",
     "halving",
     "load",
     "names",

@@ -4,7 +4,7 @@ import math
 
 from ..procedures import rank
 from . import settings
-from .running import sweep
+from .running import resolved, sweep
 
 
 def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
@@ -16,17 +16,47 @@ def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
 
     ``records`` has one record per tau, of as far as it got: that of a continued run holds the cost of all its epochs,
     so that a `procedures.Procedure` of these records pays for every epoch once. ``options`` as in `sweep`, such as
-    ``together=True``. Raises ExperimentError for ``stops`` or ``keep`` that make no halving, and as `sweep`.
-    Jamieson and Talwalkar 2016, algorithm 1. Introduced in notebook 09.
+    ``together=True``. Raises ExperimentError for ``stops`` or ``keep`` that make no halving, before anything is
+    trained, and as `sweep`. Jamieson and Talwalkar 2016, algorithm 1. Introduced in notebook 09.
     """
-    if list(stops) != sorted(set(stops)) or not stops or not 0 < keep < 1:
-        raise settings.ExperimentError(
-            f"Halving needs rising epochs to stop at and a fraction to keep below 1; got {stops!r} and {keep!r}."
-        )
+    epochs = {key: value for key, value in options.items() if key == "epochs"}
+    _check(stops, keep, resolved(name, profile, epochs)["epochs"])
     left, records = list(taus), {}
     for stop in (*stops, None):
         runs = sweep(name, seeds=[seed], tau=left, stop_after=stop, profile=profile, **options)
-        runs.sort(key=lambda run: rank(run.record, "last"))
         records |= {run.record["asked"]["tau"]: run.record for run in runs}
-        left = [run.record["asked"]["tau"] for run in runs[: math.ceil(keep * len(runs))]]
-    return runs[0], list(records.values())
+        best = _best(runs, keep)
+        left = [run.record["asked"]["tau"] for run in best]
+    return best[0], list(records.values())
+
+
+def halved(runs, stops, keep=0.5):
+    """What `halving` would have kept of ``runs``, trained to the end, of one seed: the `Run`, and the epochs to pay.
+
+    It reads their histories and trains nothing. Raises ExperimentError as `halving`. Introduced in notebook 09.
+    """
+    last = len(runs[0].record["history"])
+    _check(stops, keep, last)
+    left, paid, before = list(runs), 0, 0
+    for stop in (*stops, last):
+        paid += len(left) * (stop - before)
+        left, before = _best(left, keep, stop), stop
+    return left[0], paid
+
+
+def _check(stops, keep, epochs):
+    if not stops or list(stops) != sorted(set(stops)) or not 0 < keep < 1:
+        raise settings.ExperimentError(
+            f"Halving needs rising epochs to stop at and a fraction to keep below 1; got {stops!r} and {keep!r}."
+        )
+    if stops[0] < 1 or stops[-1] >= epochs:
+        raise settings.ExperimentError(f"Halving stops from epoch 1 to {epochs - 1} of {epochs}; got {stops!r}.")
+
+
+def _best(runs, keep, epoch=0):
+    """The ``keep`` best of ``runs``, the best first, by validation after ``epoch`` (0: the last)."""
+
+    def place(run):
+        return rank({**run.record, "result": {"last": run.record["history"][epoch - 1]}}, "last")
+
+    return sorted(runs, key=place)[: math.ceil(keep * len(runs))]

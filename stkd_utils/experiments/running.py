@@ -62,7 +62,7 @@ def _is_list(key, value):
 
 def _runs(name, wanted, profile, *, runs=None, **options):
     """The `Run` of each (seed, overrides) in ``wanted``; those that are not there yet are trained in one pass."""
-    questions = [(_whole(seed), _resolved(name, profile, overrides)) for seed, overrides in wanted]
+    questions = [(_whole(seed), resolved(name, profile, overrides)) for seed, overrides in wanted]
     together.check(questions)
     plans = [
         Plan(name, profile, seed, asked, _teacher(asked, profile, runs=runs, **options), runs_folder(runs))
@@ -89,7 +89,8 @@ def _whole(seed):
     return seed
 
 
-def _resolved(name, profile, overrides):
+def resolved(name, profile, overrides):
+    """All settings of experiment ``name`` at the scale of ``profile``, with ``overrides``."""
     return settings.resolve(name, {**find_profile(profile).overrides, **overrides})
 
 
