@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stkd_utils.experiments import together
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -13,6 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def root():
     """The folder of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def on_cpu():
+    """Runs are trained on the CPU even where there is a GPU, on which equal runs are not equal to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "default_device", lambda: "cpu")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from stkd_utils import experiments, ledger, losses
-from stkd_utils.experiments import ExperimentError, settings
+from stkd_utils import experiments, ledger, losses, training
+from stkd_utils.experiments import ExperimentError, settings, together
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
 TINY = {"progress": "none", "train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
 
@@ -248,8 +249,10 @@ def test_run_ids_do_not_depend_on_the_order_of_keys():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-def test_a_gpu_is_used_when_there_is_one(done):
-    assert done[1].record["hardware"]["device"] == "cuda"
+def test_a_gpu_is_used_when_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "default_device", training.default_device)
+    run = experiments.run("digits/shufflenetv2-base", 1, runs=tmp_path, **TINY)
+    assert run.record["hardware"]["device"] == "cuda"
 
 
 def test_small_profiles_train_with_one_thread_and_give_the_others_back(done):

@@ -12,6 +12,7 @@ import torch
 
 from stkd_utils import experiments
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 NAME = "digits/resnet18-mobilenetv2-stochastic"
 SETTINGS = {"train_limit": 128, "val_limit": 64, "test_limit": 32, "epochs": 4, "batch_size": 32, "width": 0.125}
 SCRIPT = """

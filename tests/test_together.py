@@ -21,6 +21,7 @@ from stkd_utils.protocol import Protocol
 from stkd_utils.sharing import split
 from stkd_utils.training import Distillation, Diverged, Supervised, Teacher, Trainer, train
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 KD = "digits/resnet18-mobilenetv2-kd"
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
 TINY = {"train_limit": 128, "val_limit": 64, "test_limit": 32, "epochs": 2, "batch_size": 32, "width": 0.125}
