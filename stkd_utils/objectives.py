@@ -47,9 +47,8 @@ class Teacher(torch.nn.Module):
         if self.stored:
             endless = batch.moves.augmentation.views == math.inf
             return self.stored(batch.views, batch.positions, batch.epoch - 1 if endless else batch.moves.number())
-        with torch.inference_mode():
-            logits = self.network(batch.views)
-        return logits.clone()
+        with torch.no_grad():  # not inference mode: a loss may keep these logits for its gradient
+            return self.network(batch.views)
 
     def computed(self):
         """Share of the images, of those asked about since the last call, that went through the network."""
@@ -76,7 +75,7 @@ class Distillation:
 
     ``teacher`` is a network, or a `Teacher` that several students share; ``loss`` a function like `losses.hinton`;
     ``policy`` a temperature policy: drawn once per batch, the value softens teacher and student alike. The teacher runs
-    in inference mode and never receives a gradient. Introduced in notebook 03.
+    without a graph and never receives a gradient. Introduced in notebook 03.
     """
 
     teacher: torch.nn.Module
