@@ -59,6 +59,7 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 # What executing this page once has cost, as recorded in the ledger:
 
 # %%
+import shutil
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -97,31 +98,60 @@ batch = 16 if profile == "smoke" else 128
 plainly = {"precision": None, "teacher_precision": None, "channels_last": False, "fused": False}
 steps = {"plain": profiling.Step(batch=batch, device=device, **plainly)}
 steps["this book"] = profiling.Step(batch=batch, device=device)
-parts = {name: profiling.breakdown(step, rounds=3) for name, step in steps.items()}
+parts = {name: profiling.breakdown(step, rounds=3).set_index("part") for name, step in steps.items()}
 whole = {name: found.attrs["whole"] for name, found in parts.items()}
 print(*(f"{name}: {batch / seconds:.0f} images/s" for name, seconds in whole.items()), sep="\n")
 print(f"{whole['plain'] / whole['this book']:.2f} times as fast, {torch.get_num_threads()} threads")
 
-# %% mystnb={"image": {"alt": "Two stacked horizontal bars, the plain step above and this book's below, cut into the parts of a step: augmentation, teacher, student forward, loss, backward, optimiser. The lower bar is shorter."}, "figure": {"caption": "Time of one distillation step by its parts, median of three rounds on this machine.", "name": "figure-breakdown"}}
+# %% [markdown]
+# What a step draws is metered over some seconds of steps, for either kind.
+
+# %%
+def power(name, seconds=3.0 if device == "cuda" else 1.0):
+    """Watts while steps of one kind are taken, and how they are known; None where nothing was seen."""
+    with meter.block(f"power of {name}"):
+        for _ in range(max(2, round(seconds / whole[name]))):
+            steps[name]()
+        steps[name].wait()
+    cost = meter.cost(f"power of {name}")
+    return (None if cost.energy_kwh is None else 3.6e6 * cost.energy_kwh / cost.seconds), cost.how
+
+
+watts, how = zip(*(power(name) for name in steps), strict=True)
+watts = dict(zip(steps, watts, strict=True))
+print(*(f"{name}: {w:.0f} W, {h}" if w else f"{name}: {h}" for (name, w), h in zip(watts.items(), how, strict=True)), sep="\n")
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two stacked horizontal bars, the plain step above and this book's below, cut into the parts of a step: augmentation, teacher, student forward, loss, backward, optimiser."}, "figure": {"caption": "One distillation step by its parts on this machine: energy where it is known, else time; median of three rounds.", "name": "figure-breakdown"}}
+known = all(watts.values())
 _, ax = plt.subplots(figsize=(plots.COLUMN, 2.8))
 shades = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(profiling.PARTS)))
 for name, found in parts.items():
-    left = 1000 * (found.seconds.cumsum() - found.seconds)
-    ax.barh([name] * len(found), 1000 * found.seconds, left=left, color=shades, edgecolor="white")
+    sizes = found.seconds * (watts[name] if known else 1000)
+    ax.barh([name] * len(found), sizes, left=sizes.cumsum() - sizes, color=shades, edgecolor="white")
 ax.invert_yaxis()
-ax.set(xlabel="Time of one step (ms)")
+ax.set(xlabel=f"Energy of one step (J), {how[0]}" if known else "Time of one step (ms)")
 patches = [plt.Rectangle((0, 0), 1, 1, color=shade) for shade in shades]
 _ = ax.legend(patches, profiling.PARTS, ncols=3, loc="upper center", bbox_to_anchor=(0.45, -0.3), frameon=False)
 
+# %% tags=["hide-input"]
+share = parts["plain"].share
+method = share["loss"]
+teaching = share["teacher"]
+student = share["student forward"] + share["backward"]
+Markdown(
+    f"Of the plain step, the teacher takes {teaching:.0%}, the student's way there and back {student:.0%}, "
+    f"and the loss, where the temperature lives, {method:.1%}."
+)
+
 # %% [markdown]
-# Two parts take nearly everything: the teacher, which learns nothing, and the student's way there and back.
-# The loss and the update, where the *method* lives, are thin slices.
-# That is why a random temperature costs no more than a fixed one, and why savings are looked for elsewhere.
+# The temperature lives in the loss alone: a random one is drawn once per batch and costs what a fixed one costs.
+# Savings are to be looked for where the bar is long.
+# (Where energy is modelled, it is time in other units.)
 #
 # ## 2. Savings that change nothing, or next to nothing
 #
 # A frozen teacher can be prepared for answering: no graph, batch normalisation folded into the convolution before it, channels stored last, numbers of 16 bits.
-# Folding is exact algebra; 16 bits are not.
+# Folding is exact algebra, up to rounding; 16 bits are not.
 # So the two are looked at apart, on the trained teacher of the earlier chapters.
 
 # %%
@@ -130,7 +160,7 @@ trained = experiments.run(f"{scale.dataset}/resnet18-base", progress="none", **a
 settings = trained.record["asked"]
 keys = ("val_fraction", "train_limit", "val_limit", "test_limit")
 dataset = data.load(scale.dataset, device=device, **{key: settings[key] for key in keys})
-images = data.normalise(dataset.val.images, dataset.mean, dataset.std)
+images = data.normalise(dataset.val.images[:512], dataset.mean, dataset.std)
 with torch.inference_mode():
     plain = trained.model(device=device)(images)
 rows = []
@@ -138,87 +168,95 @@ for precision in ("float32", "bfloat16"):
     logits = engine.frozen(trained.model(device=device), precision, device)(images)
     same = (logits.argmax(1) == plain.argmax(1)).float().mean()
     gap = (logits - plain).abs().max() / plain.abs().max()
-    rows.append({"folded, channels last": precision, "largest change": f"{gap:.1e}", "same answer": f"{100 * same:.1f} %"})
-table(rows, "The prepared teacher against the plain one, validation images; changes relative to the largest logit")
+    rows.append({"prepared, in": precision, "largest change": f"{gap:.1e}", "same answer": f"{100 * same:.1f} %"})
+table(rows, f"The prepared teacher against the plain one, {len(images)} validation images; change relative to the largest logit")
 
 # %% [markdown]
-# Folding moves the last digits of a float32 number and no answer.
-# Sixteen bits move more: eight significant bits, two to three decimal digits.
-# Whether that matters is not a question of single answers but of what students learn from them, so it needs seeds and an interval, like any other claim.
-#
-# The benchmarks of section 7 have that comparison.
+# A float32 number has 24 significant bits, a bfloat16 number eight: two to three decimal digits.
+# Whether that matters is not a question of single answers but of what students learn from them, so it needs seeds and an interval, like any other claim; section 7 has them.
 #
 # ## 3. One teacher for a whole grid
 #
-# The nineteen students of a grid see the same images, in the same order, in the same views, when they share a seed.
-# The teacher therefore says nineteen times the same thing.
+# The students of a grid see the same images, in the same order, in the same views, when they share a seed.
+# The teacher therefore says the same thing to each of them.
 # Trained side by side, in one pass, they need one set of views and one answer of the teacher for each batch.
 # With $s$ MACs of a student, $t$ of its teacher, and a backward pass counted as two forward ones, a grid of $G$ then costs, relative to $G$ runs:
 #
 # $$\frac{3Gs + t}{G\,(3s + t)}$$
-#
-# First the proof that nothing else changes: a few temperatures of the grid, trained together in an empty folder, against the runs of [chapter 3](03_classic_kd.ipynb), which were trained one by one.
+
+# %%
+def side_by_side(s, t, grid):
+    """Computation of a grid that shares its teacher, as a part of separate runs."""
+    return (3 * grid * s + t) / (grid * (3 * s + t))
+
+# %% [markdown]
+# First the test that nothing else changes: a few temperatures of the grid, trained in one pass and in an empty folder, against the runs of [chapter 3](03_classic_kd.ipynb).
+# On a CPU they are equal to the last digit; on a GPU sums are added in an order that changes from run to run, alone or not.
 
 # %%
 name, seed = f"{scale.dataset}/resnet18-mobilenetv2-kd", scale.seeds[0]
 few = list(scale.taus[:: max(1, len(scale.taus) // 4)])
 options = {"seeds": [seed], "profile": profile, "tau": few, "progress": "none"}
 apart = experiments.sweep(name, **options)
-with tempfile.TemporaryDirectory() as empty:
-    side_by_side = experiments.sweep(name, runs=empty, together=True, **options)
-    equal = [one.history.equals(other.history) for one, other in zip(apart, side_by_side, strict=True)]
-    drawn = [one.taus.equals(other.taus) for one, other in zip(apart, side_by_side, strict=True)]
+with tempfile.TemporaryDirectory() as folder:
+    shutil.copytree(trained.folder, Path(folder, trained.folder.name))
+    together = experiments.sweep(name, runs=folder, together=True, **options)
+    equal = [one.history.equals(other.history) for one, other in zip(apart, together, strict=True)]
 print(f"τ = {', '.join(map(str, few))}: histories equal to the last digit: {sum(equal)} of {len(few)}")
 
 # %% [markdown]
 # The record of a run that shared a pass carries its part of the bill, and says so: the parts of a pass sum to one pass.
 
 # %%
-bills = {"one by one": apart, "side by side": side_by_side}
 rows = []
-for label, found in bills.items():
+for label, found in {"chapter 3": apart, "one pass": together}.items():
     records = [run.record for run in found]
     shares = [record["shared"]["share"] for record in records if record["shared"]]
     flops = sum(record["compute"]["flops_forward_backward"] for record in records)
     seconds = sum(record["cost"]["train"]["seconds"] for record in records)
-    rows.append([label, len(records), flops, seconds, f"{sum(shares):.3f}" if shares else "–"])
+    rows.append([label, len(records), flops, seconds, f"{sum(shares):.3f}" if shares else "alone"])
 labels, counts, flops, seconds, sums = zip(*rows, strict=True)
 unit, texts = column(flops, FLOPS)
 bill = {"": labels, "students": counts, unit: texts, "s": [f"{value:.1f}" for value in seconds]}
-table({**bill, "sum of shares": sums}, "What the same students cost, one by one and side by side")
+table({**bill, "sum of shares": sums}, "What the same students cost; the two rows were timed at different moments")
 
 # %% [markdown]
-# On these small networks the teacher is a small part of the work, so little is saved.
-# At the paper's size it is most of it:
+# What is saved depends on the teacher's part of a run, $t / (3s + t)$: on this page's networks, and on those of the paper.
 
 # %%
-macs = {key: compute.count(models.build(key, 100), (3, 32, 32)).macs for key in ("resnet18", "mobilenetv2", "shufflenetv2")}
-rows = []
-for student in ("mobilenetv2", "shufflenetv2"):
-    s, t = macs[student], macs["resnet18"]
-    for grid in (5, 19):
-        rows.append({"student": student, "grid": grid, "of separate runs": f"{(3 * grid * s + t) / (grid * (3 * s + t)):.3f}"})
-table(rows, "Computation of a grid that shares its teacher, relative to separate runs (32 × 32, 100 classes)")
+zoo = ("resnet18", "mobilenetv2", "shufflenetv2")
+macs = {key: compute.count(models.build(key, 100), (3, 32, 32)).macs for key in zoo}
+here = trained.record["compute"]["macs_student"], apart[0].record["compute"]["macs_student"]
+pairs = {f"{scale.dataset}, MobileNetV2": here}
+pairs |= {f"paper's size, {key}": (macs["resnet18"], macs[key]) for key in zoo[1:]}
+points = len(experiments.profile("paper").taus)
+rows = [
+    {"networks": label, "teacher's part": f"{t / (3 * s + t):.0%}", f"grid of {points}, of separate runs": f"{side_by_side(s, t, points):.3f}"}
+    for label, (t, s) in pairs.items()
+]
+table(rows, "Computation of a grid that shares its teacher, forward and backward")
 
 # %% [markdown]
 # ## 4. Answers kept on disk
 #
 # If a view comes again, the teacher's answer can be kept.
 # How many views there are is decided by the augmentation: a flip has two, a crop with four pixels of padding has 81, a rotation has no end of them.
-# What keeping would take and save can be said before anything is stored:
+# What keeping would take and save can be said before anything is stored, here for the paper's CIFAR-100:
 
 # %%
-epochs, photos = (100, 45_000) if scale.dataset == "digits" else (settings["epochs"], len(dataset.train))
+paper = experiments.resolve("cifar100/resnet18-mobilenetv2-kd", experiments.profile("paper").overrides)
+photos = round((1 - paper["val_fraction"]) * 50_000)  # CIFAR-100 has 50,000 images for training
 moves = {"flip": (0, True), "crop": (4, False), "crop and flip": (4, True)}
 rows = []
 for label, (padding, flip) in moves.items():
-    plan = stored.estimate(photos, 100, data.Augmentation(padding, flip, 0.0), epochs)
-    rows.append({"views": label, "number": plan.views, "GB on disk": f"{plan.bytes / 1e9:.3g}", "passes saved": f"{100 * plan.saved:.0f} %"})
-table(rows, f"Keeping a teacher's answers: {photos:,} images, 100 classes, {epochs} epochs")
+    plan = stored.estimate(photos, 100, data.Augmentation(padding, flip, 0.0), paper["epochs"])
+    saved, size = f"{100 * plan.saved:.0f} %", f"{plan.bytes / 1e9:.3g}"
+    rows.append({"views": label, "number": plan.views, "GB on disk": size, "passes saved": saved})
+table(rows, f"Keeping a teacher's answers: {photos:,} images, 100 classes, {paper['epochs']} epochs, the first run")
 
 # %% [markdown]
-# Flips alone make it cheap. With crops the table is large, and one run meets so many new views that little comes again.
-# A second run with the same views would find them all, which is what a grid needs that is not trained side by side.
+# The more views, the larger the table and the rarer a view that comes again.
+# Runs that share the seed of their data meet the same views epoch by epoch, rotation or not: for them one answer per image and epoch is enough, and all but the first run find every one.
 # An answer is believed only for the very pixels that it was given for: a table that confuses views would teach from another picture, and no error would tell.
 
 # %% [markdown]
@@ -235,28 +273,13 @@ table(rows, f"Keeping a teacher's answers: {photos:,} images, 100 classes, {epoc
 # %%
 grid = experiments.sweep(name, seeds=scale.seeds, profile=profile, tau=list(scale.taus), progress="none")
 last = grid[0].record["result"]["last"]["epoch"]
-
-
-def halve(runs, stops):
-    """The run of one seed that halving keeps, and the epochs that were trained for it."""
-    left, trained_to = list(runs), 0
-    epochs = 0
-    for stop in (*stops, last):
-        epochs += len(left) * (stop - trained_to)
-        trained_to = stop
-        rows = {id(run): run.history.iloc[stop - 1] for run in left}
-        left.sort(key=lambda run: (-rows[id(run)].val_accuracy, rows[id(run)].val_loss))
-        left = left[: -(-len(left) // 2)] if stop < last else left[:1]
-    return left[0].record, epochs
-
-
-by_seed = [[run for run in grid if run.record["seed"] == seed] for seed in scale.seeds]
 stops = sorted({max(1, last // 3), max(1, 2 * last // 3)} - {last})
-kept, epochs_paid = zip(*(halve(runs, stops) for runs in by_seed), strict=True)
-halving = Procedure("KD, τ by halving", "KD tuned tau", kept)
+by_seed = [[run for run in grid if run.record["seed"] == seed] for seed in scale.seeds]
+kept, epochs_paid = zip(*(experiments.halved(runs, stops) for runs in by_seed), strict=True)
+halving = Procedure("KD, τ by halving", "KD tuned tau", tuple(run.record for run in kept))
 tuned = Procedure("KD, tuned τ", "KD tuned tau", tuple(run.record for run in grid))
 print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {len(scale.taus)}.")
-print("τ kept per seed:", *(f"{record['asked']['tau']:g}" for record in kept))
+print("τ kept per seed:", *(f"{run.record['asked']['tau']:g}" for run in kept))
 
 # %% [markdown]
 # **A shorter schedule.** One cycle of the learning rate, up and down by a cosine, is known to reach a good place in fewer epochs.
@@ -277,13 +300,14 @@ stochastic = {
 
 # %%
 one = stochastic[""].flops()
-rows = [{"way": tuned.label, "against": "", "difference": "", "the data say": "", "computation": tuned.flops() / one}]
+rows = [{"way": tuned.label, "computation": float(tuned.runs), "against": "", "difference": "", "the data say": ""}]
 ways = [halving, *stochastic.values()]
-costs = [np.mean(epochs_paid) / last * one, *(way.flops() for way in stochastic.values())]
+costs = [np.mean(epochs_paid) / last, *(way.flops() / one for way in stochastic.values())]
 for way, cost in zip(ways, costs, strict=True):
     other = tuned if way is halving or way is stochastic[""] else stochastic[""]
     said = verdict(way, other, margin=0.01)
-    rows.append({"way": way.label, "computation": cost / one, **{key: said[key] for key in ("against", "difference", "the data say")}})
+    told = {key: said[key] for key in ("against", "difference", "the data say")}
+    rows.append({"way": way.label, "computation": cost, **told})
 for row in rows:
     row["computation"] = f"{row['computation']:.3g} ×"
 table(rows, f"Test accuracy on {scale.dataset}, differences in points with 95 % interval over {len(scale.seeds)} seeds")
@@ -293,55 +317,40 @@ table(rows, f"Test accuracy on {scale.dataset}, differences in points with 95 % 
 #
 # ## 6. The bill of the paper's experiment
 #
-# Now the paper's own size: 50,000 colour images, 100 epochs, a grid of 19 temperatures.
-# Its price on *this* device follows from the parts of the step in section 1: some are paid by each student, some once for all, some not at all.
+# Now the paper's own size, CIFAR-100 with all its epochs and a grid of its temperatures.
+# Its price on *this* device follows from the parts of the step in section 1: some are paid by each student, some once for all.
 # Nothing below was run to the end; it is a price list.
 
 # %% tags=["hide-input"]
 precision = engine.resolve("auto", device)
 peak = profiling.matmul_peak(precision, device, size=2048 if device == "cpu" else None)
-with meter.block("steps"):
-    for _ in range(2):
-        steps["this book"]()
-    steps["this book"].wait()
-spent = meter.cost("steps")
-watts = None if spent.energy_kwh is None else 3.6e6 * spent.energy_kwh / spent.seconds
-batches = 100 * -(-50_000 // batch)
+batches = paper["epochs"] * -(-photos // batch)
 s, t = macs["mobilenetv2"], macs["resnet18"]
-
-
-def part(name, *parts_wanted):
-    """Seconds per batch of some parts of a step."""
-    return parts[name].set_index("part").seconds[list(parts_wanted)].sum()
-
-
-shared_parts = ("augmentation", "teacher")
-own_parts = tuple(set(profiling.PARTS) - set(shared_parts))
-plain, fast = (part(key, *profiling.PARTS) for key in ("plain", "this book"))
-own, common, views = (part("this book", *which) for which in (own_parts, shared_parts, ("augmentation",)))
-bills = {
-    "grid, plain step": (19 * plain, 19 * (3 * s + t)),
-    "grid, this book's step": (19 * fast, 19 * (3 * s + t)),
-    "grid, side by side": (19 * own + common, 19 * 3 * s + t),
-    "grid, side by side, answers on disk": (19 * own + views, 19 * 3 * s),
-    "random τ, plain step": (plain, 3 * s + t),
-    "random τ, this book's step": (fast, 3 * s + t),
+# a GPU waits after each part when parts are timed, and not within a whole step
+seconds = {key: found.seconds * whole[key] / found.seconds.sum() for key, found in parts.items()}
+views, teacher = seconds["this book"][["augmentation", "teacher"]]
+own = whole["this book"] - views - teacher
+bills = {  # seconds a batch, MACs an image, kind of step
+    "grid, plain step": (points * whole["plain"], points * (3 * s + t), "plain"),
+    "grid, this book's step": (points * whole["this book"], points * (3 * s + t), "this book"),
+    "grid, answers on disk": (points * (own + views) + teacher, points * 3 * s + t, "this book"),
+    "grid, side by side": (points * own + views + teacher, points * 3 * s + t, "this book"),
+    "random τ, plain step": (whole["plain"], 3 * s + t, "plain"),
+    "random τ, this book's step": (whole["this book"], 3 * s + t, "this book"),
 }
-rows = []
-for label, (seconds, per_image) in bills.items():
-    hours, flops = seconds * batches / 3600, 2 * per_image * batches * batch
-    rows.append({
-        "": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "hours at the limit": f"{flops / peak / 3600:,.1f}",
-        "kWh": "not seen" if watts is None else f"{watts * hours / 1000:.2g}",
-        "to the first": f"{seconds / bills['grid, plain step'][0]:.3f}",
-    })  # fmt: skip
-print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}; energy: {spent.how}")
-table(rows, "ResNet-18 to MobileNetV2 at the paper's size on this device, computed from the step times above")
+rows, first = [], bills["grid, plain step"][0]
+for label, (taken, per_image, kind) in bills.items():
+    hours, flops = taken * batches / 3600, compute.flops(per_image) * batches * batch
+    energy = "not seen" if watts[kind] is None else f"{watts[kind] * hours / 1000:.2g}"
+    limit = f"{flops / peak / 3600:,.1f}"
+    rows.append({"": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": limit, "kWh": energy, "to the first": f"{taken / first:.3f}"})
+print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}; energy: {how[0]}")
+table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperatures; reading the answers from disk is left out")
 
 # %% [markdown]
-# Read it from below: the random temperature needs no engine to be cheap, and the engine makes everything cheaper by about the same factor.
-# The gap between the two shrinks where a grid is trained side by side, because then the grid too pays its teacher once.
-# *Hours at the limit* is what the device would need if it did nothing but multiply matrices: how far a step is from it is the room that is left.
+# Three savings are in these rows, and they are independent: not searching (the method), sharing what is the same (the grid), and a faster step (the engine).
+# Whoever reports one of them should say that it is not another.
+# *At the limit* is what the device would need if it did nothing but multiply matrices: how far a step is from it is the room that is left.
 #
 # ## 7. What the benchmarks recorded
 #
@@ -362,16 +371,23 @@ def recorded(groups, **columns):
     return rows.style.hide(axis="index").format(precision=2, na_rep="").set_caption(f"Recorded on {where}")
 
 
-speed = {"images_per_second": "images/s", "ratio": "times the plain step"}
-recorded("step", name="step", n="n", threads="threads", load="load", **speed)
+speed = {"median_seconds": "s", "images_per_second": "images/s", "ratio": "times the plain step"}
+recorded("step", name="step", threads="threads", n="n", load="load", **speed)
 
 # %% [markdown]
 # The ratio is the one to trust: plain step and rung were timed in turn, under the same load.
+# Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
-# What surrounds the step, and a grid of four in one pass against four passes:
+# What surrounds the step, and students in one pass against passes of one:
 
 # %% tags=["hide-input"]
-recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", n="n", load="load", ratio="times as fast")
+recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast")
+
+# %% [markdown]
+# The limit of the device, and the memory of a distillation step in a process of its own:
+
+# %% tags=["hide-input"]
+recorded("peak|memory", group="what", name="of", threads="threads", n="n", note="measured")
 
 # %% [markdown]
 # Sixteen bits instead of thirty-two: the same training in both, validation accuracy paired by seed.
@@ -384,6 +400,8 @@ recorded("precision", name="experiment", n="seeds", note="finding")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four small panels on logarithmic axes: seconds of a step over batch size, number of classes, students in a pass and image side, each with its slope."}, "figure": {"caption": "Seconds of a step over what grows, medians; the exponent of the fitted power law above each panel.", "name": "figure-growth"}}
 growth = bench[bench.group == "growth"]
+growth = growth[growth.threads == growth.threads.min()] if len(growth) else growth
+growth = growth.drop_duplicates("name", keep="last")
 _, axes = plt.subplots(1, max(1, len(growth)), figsize=(plots.COLUMN, 2.6), sharey=True)
 for ax, (_, row) in zip(np.atleast_1d(axes), growth.iterrows(), strict=not growth.empty):
     ax.plot(row.x, row.seconds, "o-", color="#0A4BCB")
@@ -394,7 +412,7 @@ for ax, (_, row) in zip(np.atleast_1d(axes), growth.iterrows(), strict=not growt
 _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 
 # %% [markdown]
-# The number of classes costs nothing that can be seen; students and images cost what they are; the side of an image counts twice.
+# An exponent of 1 is a cost in proportion, 0 one that is not seen; the side of an image would have 2 if nothing but its pixels counted.
 #
 # ## 8. At the paper's scale
 #
@@ -409,20 +427,19 @@ rows = [
 ]
 on_gpu = ledger.table()
 on_gpu = on_gpu[(on_gpu.dataset == "cifar100") & (on_gpu.profile == "paper") & on_gpu.gpu.notna()]
-rows += [
-    {"run": f"this book, {row.experiment}", "kWh": f"{row.energy_kwh:.3g}", "device": row.gpu, "energy": row.energy_how}
-    for row in on_gpu.itertuples()
-]
+for experiment, runs in on_gpu.groupby("experiment"):
+    energy = f"{runs.energy_kwh.mean():.3g} (n = {len(runs)})"
+    rows.append({"run": f"this book, {experiment}", "kWh": energy, "device": runs.gpu.iloc[0], "energy": runs.energy_how.iloc[0]})
 if on_gpu.empty:
     rows.append({"run": "this book, GPU", "kWh": "not run yet", "device": "", "energy": ""})
-table(rows, "CIFAR-100, ResNet-18 to MobileNetV2: energy of the whole procedure (paper) and of single runs (here)")
+table(rows, "CIFAR-100: energy of the whole procedure as the paper prints it, and of a single run here")
 
 # %% [markdown]
 # ## What we learned
 #
-# * A step of distillation is a teacher who learns nothing and a student who goes there and back; the loss is next to free.
-# * Sharing the teacher's answers leaves every digit as it was. Sixteen bits do not, and need seeds and an interval.
-# * Method and engine save apart from each other: who claims a saving should say which one it is.
+# * The temperature lives in the loss, which is next to free; the teacher and the student's way back are what a step is made of.
+# * On a CPU, sharing the teacher's answers leaves every digit as it was. Sixteen bits do not, and need seeds and an interval.
+# * Method, grid and engine save apart from each other: who claims a saving should say which one it is.
 #
 # ## What would change our mind
 #
@@ -431,12 +448,12 @@ table(rows, "CIFAR-100, ResNet-18 to MobileNetV2: energy of the whole procedure 
 #
 # ## Exercises
 #
-# **1.** A student half as large, with the same teacher: what part of separate runs does a grid of 19 then cost side by side?
+# **1.** A student half as large, with the same teacher: what part of separate runs does the whole grid then cost side by side?
 # Cost: none.
 
 # %% tags=["hide-cell"]
 half = macs["mobilenetv2"] / 2
-print(f"{(3 * 19 * half + macs['resnet18']) / (19 * (3 * half + macs['resnet18'])):.3f} of separate runs")
+print(f"{side_by_side(half, macs['resnet18'], points):.3f} of separate runs")
 
 # %% [markdown]
 # **2.** How many epochs must a run have before keeping the answers for flips alone saves nine of ten passes?
