@@ -8,6 +8,8 @@ import harness
 import numpy as np
 import pytest
 
+from stkd_utils import compute, models
+
 AXES = {  # what grows, from where to where; the rest is one student, 10 classes, 32 pixels, batch 64
     "batch": (32, 64, 128, 256),
     "classes": (10, 100, 1000),
@@ -16,12 +18,25 @@ AXES = {  # what grows, from where to where; the rest is one student, 10 classes
 }
 
 
+def flop_ratio(student, teacher, count):
+    """FLOPs of ``count`` passes over those of one pass, from the MACs of the two networks."""
+    return count * (3 * student + teacher) / (3 * count * student + teacher)
+
+
 @pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
 def test_grid_together(race, quick, shape, student):
     """The paper's 19 values of tau in one pass, against 19 passes; the gain is what the teacher takes of a step."""
     count = 2 if quick else 19
     together, alone = harness.Pass(student, students=count, **shape), harness.Pass(student, **shape)
     images = count * shape.get("batch", 128)
+    macs = [
+        compute.count(network, (3, together.dataset.size, together.dataset.size)).macs
+        for network in (
+            models.build(name, together.dataset.classes, width=shape.get("width", 1.0))
+            for name in (student, "resnet18")
+        )
+    ]
+    flops = flop_ratio(*macs, count)
     race(
         f"{student}: {count} together",
         "sweep",
@@ -29,6 +44,8 @@ def test_grid_together(race, quick, shape, student):
         lambda: [alone() for _ in range(count)],
         images=images,
         rounds=3,
+        flop_ratio=flops,
+        note=f"counted FLOPs: {flops:.2f}",
     )
 
 
@@ -43,13 +60,18 @@ def test_growth(add, device, quick, axis):
     medians = np.median(rounds, axis=0)
     slope = float(np.polyfit(np.log(values), np.log(medians), 1)[0])
     more = {"x": list(values), "seconds": medians.tolist(), "slope": slope, "note": f"seconds ~ {axis}^{slope:.2f}"}
+    more |= harness.quartiles([times[-1] for times in rounds])
     add(f"{axis} {values[0]} to {values[-1]}", "growth", n=len(rounds), median=float(medians[-1]), **more)
 
 
+@pytest.mark.parametrize("precision", ["auto", "float32"])
 @pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
-def test_peak_memory(add, quick, student):
-    command = [sys.executable, Path(__file__).with_name("memory.py"), student]
+def test_peak_memory(add, student, precision):
+    command = [sys.executable, Path(__file__).with_name("memory.py"), student, precision]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    whole, taken = map(float, done.stdout.split())
-    add(f"{student}: fresh process", "memory", n=1, median=taken, peak_gib=whole, note=f"peak {whole:.2f} GiB")
+    whole, imported, taken = map(float, done.stdout.split())
+    meant = harness.engine.resolve(precision, "cpu")
+    name, note = f"{student}: CIFAR-100, {precision}", f"{meant}: peak {whole:.2f} GiB, of which imports {imported:.2f}"
+    more = {"peak_gib": whole, "import_gib": imported, "precision": meant, "note": note}
+    add(name, "memory", n=1, median=taken, **more)

@@ -16,23 +16,22 @@ from stkd_utils.objectives import Batch, Distillation, Teacher
 from stkd_utils.protocol import Protocol
 from stkd_utils.training import Trainer
 
-COLUMNS = ("group", "name", "n", "seconds", "images/s", "ratio", "load", "threads", "note")
+COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
 
 class Pass:
-    """One batch of the product's own loop: one data pipeline, one teacher, ``students`` that learn side by side."""
+    """One batch of the product's own loop: one data pipeline, one teacher, ``students`` that learn side by side.
+
+    ``dataset`` (None: ``batch`` random images of ``size`` pixels and ``classes``) is what they learn from.
+    """
 
     def __init__(
-        self, student, *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu", precision="auto"
-    ):
-        draw = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (batch, 3, size, size), generator=draw, dtype=torch.uint8)
-        split = data.Split(images, torch.randint(0, classes, (batch,), generator=draw)).to(device)
-        half = torch.full((3,), 0.5, device=device)
-        names = tuple(map(str, range(classes)))
-        self.dataset = data.Dataset("random", split, split, split, half, half, names, "")
-        self.moves, self.positions = draw, torch.arange(batch, device=device)
-        network = models.build("resnet18", classes, width=width, seed=1)
+        self, student, *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu", precision="auto",
+        dataset=None,
+    ):  # fmt: skip
+        self.dataset = dataset or _random(classes, size, batch, device)
+        self.moves, self.positions = torch.Generator().manual_seed(0), torch.arange(batch, device=device)
+        network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
         teacher = Teacher(engine.frozen(network, precision, device))
         self.augmentation = data.Augmentation(4, True, 15.0)
         self.trainers = [self._trainer(student, seed, teacher, width, device, precision) for seed in range(students)]
@@ -51,11 +50,20 @@ class Pass:
 
     def __call__(self):
         split = self.dataset.train
-        moves = data.draw(len(split), self.augmentation, self.moves, split.images.device)
+        moves = data.draw(len(self.positions), self.augmentation, self.moves, split.images.device)
         views = data.view(split.images[self.positions], moves, self.dataset.mean, self.dataset.std)
         batch = Batch(views, split.labels[self.positions], self.positions, moves, 1)
         for trainer in self.trainers:
             trainer.step(batch, 0.01)
+
+
+def _random(classes, size, batch, device):
+    """A data set whose splits are one and the same batch of random images."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, size, size), generator=draw, dtype=torch.uint8)
+    split = data.Split(images, torch.randint(0, classes, (batch,), generator=draw)).to(device)
+    half = torch.full((3,), 0.5, device=device)
+    return data.Dataset("random", split, split, split, half, half, tuple(map(str, range(classes))), "")
 
 
 def wait(device="cpu"):
@@ -85,12 +93,27 @@ def busy(load=None, cores=None):
     return load > max(1.5, 0.75 * (cores or hardware.hardware()["threads"]))
 
 
-def holds(ratio, floor, again):
-    """The ratio that counts, after AssertionError if it is below ``floor``; ``again()`` measures once more, if busy."""
+def check(ratio, floor, again):
+    """AssertionError if ``ratio`` is below ``floor``, and the one that ``again()`` measures where it is busy, too."""
     if floor and ratio < floor and busy():
         ratio = max(ratio, again())
     assert not floor or ratio >= floor, f"{ratio:.2f} times the reference is less than the {floor} that is promised"
-    return ratio
+
+
+def kernel_seconds(events):
+    """Seconds that kernels ran, from the ``key_averages()`` of a profile.
+
+    Operations on the CPU are left out, because they count the time of the kernels that they started once more, and so
+    are annotations on the device, which span kernels.
+    """
+    kernels = (e for e in events if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation)
+    return sum(event.self_device_time_total for event in kernels) / 1e6
+
+
+def quartiles(times):
+    """The fields q1 and q3 of a row: between them lies the middle half of ``times``."""
+    q1, _, q3 = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
+    return {"q1": q1, "q3": q3}
 
 
 def row(name, group, *, n, median, images=None, ratio=None, **more):
@@ -133,7 +156,7 @@ def _cells(row):
         row["group"],
         row["name"],
         str(row["n"]),
-        f"{row['median_seconds']:.4f}",
+        *(f"{row[key]:.4f}" if row.get(key) else "" for key in ("median_seconds", "q1", "q3")),
         f"{rate:.0f}" if rate else "",
         f"{ratio:.2f}" if ratio else "",
         f"{row['load']:.1f}",
