@@ -355,7 +355,9 @@ table(rows, "The paper's tuned KD, as printed")
 records, _ = ledger.load()
 rows = []
 for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
-    found = recorded(records, f"{name}/resnet18-mobilenetv2-kd", size, "KD, tuned τ", "KD tuned tau")
+    pair = f"{name}/resnet18-mobilenetv2-kd"
+    asked = experiments.resolve(pair, experiments.profile(size).overrides)
+    found = recorded(records, asked, pair, size, "KD, tuned τ", "KD tuned tau")
     reached = (found.runs, stats.interval(found.accuracy()).percent()) if found else ("–", "not run yet")
     rows.append((name, size, *reached))
 rows = pd.DataFrame(rows, columns=["data", "profile", "temperatures", "test accuracy, tuned"])

@@ -138,18 +138,25 @@ def verdict(one, other, margin):
     }
 
 
-def recorded(records, experiment, profile, label, role):
+def recorded(records, asked, experiment, profile, label, role):
     """The `Procedure` that ``records`` hold of ``experiment`` at ``profile``, or None where they hold none of it.
 
-    Of equal seed and tau the latest record counts; temperatures that not every seed has are left out, so that a grid
-    which is still being filled can be read, and so are runs that ``stop_after`` ended. Introduced in notebook 03.
+    ``asked`` are the settings of that experiment at that profile (`experiments.resolve`): runs with others, but for
+    tau, are variants and left out, and so are runs that ``stop_after`` ended. Of equal seed and tau the latest record
+    counts; temperatures that not every seed has are left out, so that a grid which is still being filled can be read.
+    Introduced in notebook 03.
     """
-    wanted = experiment, profile, None
-    here = [record for record in records if (record["experiment"], record["profile"], _stopped(record)) == wanted]
+    wanted = experiment, profile, {}
+    here = [r for r in records if (r["experiment"], r["profile"], differing(r, asked)) == wanted]
     latest = {(record["seed"], record["asked"].get("tau")): record for record in sorted(here, key=_finished)}
     seeds = {seed for seed, _ in latest}
     whole = [record for (_, tau), record in latest.items() if all((seed, tau) in latest for seed in seeds)]
     return Procedure(label, role, tuple(whole)) if whole else None
+
+
+def differing(record, asked):
+    """The settings of a run, but for tau, that are not as in ``asked``: a dict; what ``asked`` lacks counts as None."""
+    return {key: value for key, value in record["asked"].items() if key != "tau" and value != asked.get(key)}
 
 
 def _finished(record):

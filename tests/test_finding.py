@@ -104,3 +104,12 @@ def test_verdicts_are_sentences_computed_from_the_runs(filled):
 def test_verdicts_without_rows_say_so(tmp_path, monkeypatch):
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     assert finding.verdicts() == finding.NOT_RUN
+
+
+def test_a_run_with_changed_settings_is_named_and_does_not_enter_the_finding(filled):
+    before = finding.headline()
+    shorter = record("digits/resnet18-mobilenetv2-stochastic", 0, 0.10, None, "stochastic", id="short")
+    shorter["asked"]["epochs"] = 3
+    ledger.append([shorter])
+    assert finding.headline() == before
+    assert "`digits/resnet18-mobilenetv2-stochastic` epochs=3" in finding.groups()

@@ -93,4 +93,4 @@ def test_a_stopped_run_is_never_preferred_and_is_no_point_of_a_grid():
 
     whole, early = record(2, 0.5, None), record(4, 0.9, 1)
     assert rank(whole, "last") < rank(early, "last")
-    assert recorded([whole, early], "a", "p", "grid", "KD tuned tau").records == (whole,)
+    assert recorded([whole, early], {}, "a", "p", "grid", "KD tuned tau").records == (whole,)

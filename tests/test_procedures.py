@@ -3,7 +3,7 @@
 import pytest
 
 from stkd_utils import carbon
-from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
+from stkd_utils.procedures import Procedure, cost_columns, differing, made_on, recorded, verdict
 
 
 def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
@@ -59,14 +59,25 @@ def test_seeds_with_different_numbers_of_runs_cannot_be_compared(records):
         Procedure("grid", "KD tuned tau", records)
 
 
+PLAIN = {key: value for key, value in GRID.records[0]["asked"].items() if key != "tau"}
+
+
+def test_a_run_with_other_settings_is_a_variant_and_no_point_of_the_grid():
+    dated = [{**one, "experiment": "a", "profile": "gpu", "finished": "2026-01-01"} for one in GRID.records]
+    shorter = {**dated[0], "asked": {**dated[0]["asked"], "epochs": 1}, "finished": "2026-01-02"}
+    found = recorded([*dated, shorter], PLAIN, "a", "gpu", "grid", "KD tuned tau")
+    assert list(found.records) == dated
+    assert differing(shorter, PLAIN) == {"epochs": 1} and differing(dated[0], PLAIN) == {}
+
+
 def test_a_grid_that_is_still_being_filled_is_read_as_far_as_every_seed_got():
     dated = [{**one, "experiment": "a", "profile": "gpu", "finished": "2026-01-01"} for one in GRID.records]
     newer = {**dated[0], "finished": "2026-01-02"}
-    found = recorded([newer, *dated[:3]], "a", "gpu", "grid", "KD tuned tau")
+    found = recorded([newer, *dated[:3]], PLAIN, "a", "gpu", "grid", "KD tuned tau")
     assert found.runs == 1 and newer in found.records
     assert {record["asked"]["tau"] for record in found.records} == {2}
-    assert recorded(dated, "a", "paper", "grid", "KD tuned tau") is None
-    assert recorded([], "a", "gpu", "grid", "KD tuned tau") is None
+    assert recorded(dated, PLAIN, "a", "paper", "grid", "KD tuned tau") is None
+    assert recorded([], PLAIN, "a", "gpu", "grid", "KD tuned tau") is None
 
 
 def test_costs_stand_in_columns_with_one_unit_each():

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from stkd_utils import ledger, notebooks, plots, stats
-from stkd_utils.procedures import Procedure, recorded, verdict
+from stkd_utils import experiments, ledger, notebooks, plots, stats
+from stkd_utils.procedures import Procedure, differing, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,13 +39,28 @@ def records():
 def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilenetv2"):
     """The `Procedure` of each way to get the student; none of them where the ledger lacks the grid or its rival."""
     known, kd = records(), f"{dataset}/{teacher}-{student}"
-    alone = recorded(known, f"{dataset}/{student}-base", profile, "no KD", "no KD")
-    grid = recorded(known, f"{kd}-kd", profile, "KD, tuned τ", "KD tuned tau")
-    rival = recorded(known, f"{kd}-stochastic", profile, "KD, stochastic τ", "stochastic tau")
+
+    def found(name, label, role):
+        return recorded(known, _asked(name, profile), name, profile, label, role)
+
+    alone = found(f"{dataset}/{student}-base", "no KD", "no KD")
+    grid = found(f"{kd}-kd", "KD, tuned τ", "KD tuned tau")
+    rival = found(f"{kd}-stochastic", "KD, stochastic τ", "stochastic tau")
     if grid is None or rival is None:
         return []
     fixed = [_at(grid, tau) for tau in (4, 20)]
     return [way for way in (alone, *fixed, grid, rival) if way]
+
+
+def _asked(name, profile):
+    """The settings of an experiment at a profile, without any that a run may have changed."""
+    return experiments.resolve(name, experiments.profile(profile).overrides)
+
+
+def _spoken(record):
+    """Name of a run's experiment, with the settings that this run changed."""
+    changed = differing(record, _asked(record["experiment"], record["profile"]))
+    return " ".join([f"`{record['experiment']}`", *(f"{key}={value}" for key, value in sorted(changed.items()))])
 
 
 def _at(grid, tau):
@@ -121,29 +136,35 @@ def headline_figure():
     return Drawn(axes.figure, caption, alt)
 
 
+def _named_table():
+    """All runs, one a row, with the settings that a run changed in its experiment's name."""
+    known = records()
+    return ledger.table(known).assign(experiment=[_spoken(record) for record in known])
+
+
 def groups(_executed=None):
     """Markdown table: what the ledger holds, one row per experiment, temperature and profile."""
-    table = ledger.table(records())
+    table = _named_table()
     if table.empty:
         return NOT_RUN
     lines = []
     for (profile, name, tau), rows in table.groupby(["profile", "experiment", "tau"], dropna=False):
         accuracy = stats.interval(rows.test_accuracy).percent()
         cost = [duration(rows.seconds.mean()), _energy(rows.energy_kwh.mean())]
-        lines.append([f"`{name}`", _tau(tau), profile, accuracy, *cost])
+        lines.append([name, _tau(tau), profile, accuracy, *cost])
     return _markdown(["Experiment", "τ", "Profile", "Test accuracy", "Time a run", "Energy a run"], lines)
 
 
 def all_runs(_executed=None):
     """Markdown table: every run of the ledger."""
-    table = ledger.table(records())
+    table = _named_table()
     if table.empty:
         return NOT_RUN
     lines = []
     for row in table.sort_values(["profile", "experiment", "tau", "seed"]).itertuples():
         accuracies = [f"{100 * value:.2f}" for value in (row.val_accuracy, row.test_accuracy)]
         energy = f"{_energy(row.energy_kwh)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
-        what = [f"`{row.experiment}`", _tau(row.tau), row.seed, row.profile]
+        what = [row.experiment, _tau(row.tau), row.seed, row.profile]
         lines.append([*what, *accuracies, duration(row.seconds), energy, row.gpu or row.cpu])
     head = ["Experiment", "τ", "Seed", "Profile", "Validation %", "Test %", "Time", "Energy", "Hardware"]
     return _markdown(head, lines)
