@@ -395,7 +395,7 @@ recorded("step", name="step", threads="threads", n="n", load="load", **speed)
 recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast")
 
 # %% [markdown]
-# The limit of the device, and the memory of a distillation step in a process of its own:
+# The limit of the device, and the peak memory of a distillation step where `make bench` has recorded it:
 
 # %% tags=["hide-input"]
 recorded("peak|memory", group="what", name="of", threads="threads", n="n", note="measured")
