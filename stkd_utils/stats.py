@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def interval(values, confidence=0.95):
     if n < 2:
         return Interval(mean, math.nan, math.nan, math.nan, n)
     sd = float(values.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * sd / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, sd, n)
 
 
@@ -110,7 +110,7 @@ def equivalence(a, b, margin, level=0.05):
     slack = margin - abs(gap.mean)
     error = gap.sd / math.sqrt(gap.n)
     t = slack / error if error else (math.inf if slack > 0 else -math.inf)
-    p = float(stats.t.sf(t, gap.n - 1))
+    p = float(stdtr(gap.n - 1, -t))
     return Equivalence(p, p < level, gap, margin)
 
 
@@ -124,8 +124,8 @@ def seeds_needed(sd, half_width, confidence=0.95):
     """
     if not (0 <= sd < math.inf and 0 < half_width < math.inf):
         raise ValueError(f"Planning needs a finite sd of at least 0 and a half-width above 0; got {sd}, {half_width}.")
-    n = max(2, math.ceil((stats.norm.ppf((1 + confidence) / 2) * sd / half_width) ** 2))
-    while stats.t.ppf((1 + confidence) / 2, n - 1) * sd / math.sqrt(n) > half_width:
+    n = max(2, math.ceil((ndtri((1 + confidence) / 2) * sd / half_width) ** 2))
+    while stdtrit(n - 1, (1 + confidence) / 2) * sd / math.sqrt(n) > half_width:
         n += 1
     return n
 

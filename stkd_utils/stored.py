@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import torch
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 BLOCK = 32
 """The teacher computes missing rows in multiples of this number of images."""
@@ -71,7 +71,7 @@ def estimate(images, classes, augmentation, epochs, *, batch_size=128, data_seed
     share = 1 - (rest if rest % BLOCK else 0) / images
     new = np.ones(epochs) if data_seed is not None else (1 - share / views) ** np.arange(epochs)
     # a batch with m new views takes ceil(m / BLOCK) blocks: its mean is the sum of P(m > 0), P(m > BLOCK), ...
-    blocks = binom.sf(np.arange(0, batch_size, BLOCK), batch_size, new[:, None]).sum()
+    blocks = bdtrc(np.arange(0, batch_size, BLOCK), batch_size, new[:, None]).sum()
     saved = share * (1 - BLOCK * blocks / (batch_size * epochs))
     filled = share * new.sum()
     return Estimate(images, views, epochs, images * views * _row(classes).itemsize, float(filled), float(saved))

@@ -37,7 +37,7 @@ def default_device():
 
 
 @torch.inference_mode()
-def evaluate(model, split, dataset, batch_size=512, precision="float32"):
+def evaluate(model, split, dataset, batch_size=128, precision="float32"):
     """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
 
     ``precision`` as in `engine.resolve`. The model's training mode is restored afterwards.
