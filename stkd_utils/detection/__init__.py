@@ -1,0 +1,1 @@
+"""SSD object detection and its distillation."""
