@@ -1,0 +1,211 @@
+"""Digit scenes: small colour images of handwritten digits on cluttered grounds, in the folders of PASCAL VOC."""
+
+import colorsys
+import hashlib
+import shutil
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .. import sources
+from ..seeding import stream_seed
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COUNTS = {"train": 2000, "val": 400, "test": 600}
+HEIGHTS = (14, 48)  # of a digit, in pixels of a scene of 96
+TINY, FAINT, HIDDEN = 17, 0.22, 0.5  # what makes a digit difficult, see `write`
+_ANNOTATION = "<annotation><size><width>{0}</width><height>{0}</height><depth>3</depth></size>{1}</annotation>\n"
+_OBJECT = (
+    "<object><name>{}</name><difficult>{:d}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
+    "<ymax>{}</ymax></bndbox></object>"
+)
+
+
+def write(folder, *, seed=0, counts=COUNTS, size=96):
+    """Composes scenes and writes them as VOC2007 below ``folder``: lists train, val, trainval and test.
+
+    A scene is ``size`` pixels wide and high and holds up to 5 digits of scikit-learn, enlarged to 14..48 pixels (at
+    size 96), that may overlap; about 1 in 30 has none and 1 in 30 has only difficult ones. A digit is difficult when it
+    is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
+    `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is uncovered). Digits of the test scenes
+    come from the test split of the data set "digits", all others from its learning part. Equal arguments, equal bytes
+    on one machine. Introduced in notebook 05.
+    """
+    learn, test, _ = sources.read("digits")
+    base = Path(folder) / "VOCdevkit" / "VOC2007"
+    for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (base / part).mkdir(parents=True, exist_ok=True)
+    lists, number = {}, 0
+    for part in ("train", "val", "test"):
+        glyphs = _glyphs(test if part == "test" else learn)
+        chance = np.random.default_rng(stream_seed(seed, f"{part} scenes"))
+        lists[part] = [f"{number + i:06d}" for i in range(1, counts[part] + 1)]
+        number += counts[part]
+        for stem in lists[part]:
+            picture, objects = _scene(glyphs, size, chance)
+            picture.save(base / "JPEGImages" / f"{stem}.jpg", quality=95, subsampling=0)
+            text = _ANNOTATION.format(size, "".join(_OBJECT.format(*entry) for entry in objects))
+            (base / "Annotations" / f"{stem}.xml").write_text(text)
+    for part, stems in {**lists, "trainval": lists["train"] + lists["val"]}.items():
+        (base / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+
+
+def ensure(root):
+    """Folder of the scenes below ``root``, written if it is absent or if any of its files has changed.
+
+    Its name carries a hash of this module, so that scenes are written anew when the way to compose them changes.
+    Introduced in notebook 05.
+    """
+    from filelock import FileLock
+
+    root = Path(root)
+    folder = root / f"digit-scenes-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".digit-scenes.lock"):
+        if _is_whole(folder):
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished = Path(mkdtemp(prefix=".digit-scenes-", dir=root))
+        try:
+            write(unfinished)
+            (unfinished / "SHA256").write_text(_checksum(unfinished))
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _is_whole(folder):
+    noted = folder / "SHA256"
+    return noted.is_file() and noted.read_text() == _checksum(folder)
+
+
+def _checksum(folder):
+    digest = hashlib.sha256()
+    for file in sorted((folder / "VOCdevkit").rglob("*.*")):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _glyphs(split):
+    """(ink as a grey image cut to its edges, label) of each digit."""
+    images = (Image.fromarray(image) for image in split.images[:, 0].numpy())
+    return [(image.crop(image.getbbox()), label) for image, label in zip(images, split.labels.tolist(), strict=True)]
+
+
+def _scene(glyphs, size, chance):
+    """One scene: (picture, [(class name, difficult, xmin, ymin, xmax, ymax)]), in VOC's inclusive pixels from 1."""
+    canvas = _ground(glyphs, size, chance)
+    owner = np.zeros((size, size), dtype=np.int64)  # which digit is on top
+    digits, kind = [], chance.random()
+    for _ in range(0 if kind < 1 / 30 else chance.integers(1, 6)):
+        _place(canvas, owner, digits, glyphs, chance, only_faint=kind > 29 / 30)
+    uncovered = np.bincount(owner.ravel(), minlength=len(digits) + 1)
+    objects = [
+        (CLASSES[label], difficult or uncovered[i] < HIDDEN * ink, *edges)
+        for i, (label, difficult, ink, edges) in enumerate(digits, start=1)
+    ]
+    if chance.random() < 0.15:
+        canvas = np.repeat(canvas.mean(axis=2, keepdims=True), 3, axis=2)
+    canvas = canvas + chance.normal(0, chance.uniform(0, 0.03), canvas.shape)
+    return Image.fromarray((canvas.clip(0, 1) * 255).round().astype(np.uint8)), objects
+
+
+def _place(canvas, owner, digits, glyphs, chance, only_faint):
+    """Draws one more digit, unless it would hide too much of another; owner and digits take note of it."""
+    size = len(owner)
+    glyph, label = glyphs[chance.integers(len(glyphs))]
+    height = HEIGHTS[0] * (HEIGHTS[1] / HEIGHTS[0]) ** chance.random() * size / 96
+    ink = _enlarged(glyph, height, chance)
+    rows, columns = ink.shape
+    top, left = chance.integers(0, size - rows + 1), chance.integers(0, size - columns + 1)
+    place = np.s_[top : top + rows, left : left + columns]
+    solid = ink > 0.5
+    before = np.bincount(owner.ravel(), minlength=len(digits) + 1)
+    covered = np.bincount(owner[place][solid], minlength=len(digits) + 1)
+    if any(before[i] - covered[i] < 0.3 * digit[2] for i, digit in enumerate(digits, start=1)):
+        return
+    below = canvas[place].mean(axis=(0, 1))
+    colour = _colour(below, only_faint or chance.random() < 0.04, chance)
+    shade = np.linspace(1.08, 0.92, rows)[:, None, None]
+    canvas[place] += ink[..., None] * ((colour * shade).clip(0, 1) - canvas[place])
+    owner[place][solid] = len(digits) + 1
+    difficult = rows < TINY * size / 96 or np.linalg.norm(colour - below) < FAINT
+    digits.append((label, bool(difficult), int(solid.sum()), (left + 1, top + 1, left + columns, top + rows)))
+
+
+def _enlarged(glyph, height, chance):
+    """Ink between 0 and 1, sharp at its edges, turned a little and cut to what is more than half ink."""
+    factor = height / glyph.height
+    width = max(4, round(glyph.width * factor * chance.uniform(0.85, 1.25)))
+    large = glyph.resize((width, max(4, round(height))), Image.Resampling.BICUBIC)
+    large = large.rotate(chance.uniform(-12, 12), Image.Resampling.BICUBIC, expand=True)
+    ink = ((np.asarray(large, dtype=np.float64) / 255 - 0.42) * min(4, factor) + 0.5).clip(0, 1)
+    rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _colour(below, faint, chance):
+    """A colour that stands out from the one ``below``, or one that hardly does."""
+    if faint:
+        return (below + chance.choice([-1, 1]) * chance.uniform(0.06, 0.11)).clip(0, 1)
+    choices = [_hsv(chance.random(), chance.uniform(0.2, 1), chance.uniform(0.1, 1)) for _ in range(4)]
+    return max(choices, key=lambda colour: np.linalg.norm(colour - below))
+
+
+def _hsv(hue, saturation, value):
+    return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def _ground(glyphs, size, chance):
+    """A ground (size, size, 3) between 0 and 1: two colours that blend, then strokes, blots or pieces of digits."""
+    hue = chance.random()
+    colours = [_hsv((hue + chance.normal(0, 0.08)) % 1, chance.uniform(0, 0.6), chance.uniform(0.1, 1)) for _ in "ab"]
+    angle = chance.uniform(0, 2 * np.pi)
+    ramp = np.linspace(-0.7, 0.7, size)
+    blend = (0.5 + ramp * np.cos(angle) + ramp[:, None] * np.sin(angle)).clip(0, 1)[..., None]
+    ground = colours[0] * blend + colours[1] * (1 - blend)
+    tint = _hsv((hue + chance.normal(0, 0.15)) % 1, chance.uniform(0, 0.7), chance.uniform(0.1, 1))
+    clutter = (_nothing, _blots, _strokes, _pieces)[chance.integers(4)](glyphs, size, chance)
+    return ground + chance.uniform(0.25, 0.6) * clutter[..., None] * (tint - ground)
+
+
+def _nothing(glyphs, size, chance):
+    return np.zeros((size, size))
+
+
+def _blots(glyphs, size, chance):
+    cells = chance.integers(3, 9)
+    coarse = Image.fromarray((255 * chance.random((cells, cells))).astype(np.uint8))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) / 255
+
+
+def _strokes(glyphs, size, chance):
+    sheet = Image.new("L", (2 * size, 2 * size))  # drawn at twice the size, for smooth edges
+    draw = ImageDraw.Draw(sheet)
+    for _ in range(chance.integers(3, 9)):
+        corners = chance.integers(-size // 2, 5 * size // 2, (2, 2))
+        low, high = corners.min(axis=0), corners.max(axis=0) + 1
+        width = int(chance.integers(2, 9) * size / 96)
+        if chance.random() < 0.5:
+            draw.line([*corners[0].tolist(), *corners[1].tolist()], fill=255, width=width)
+        else:
+            draw.ellipse([*low.tolist(), *high.tolist()], outline=255, width=width)
+    return np.asarray(sheet.resize((size, size), Image.Resampling.BOX)) / 255
+
+
+def _pieces(glyphs, size, chance):
+    """Quarters of digits: edges and curves like those of digits, which are none."""
+    sheet = np.zeros((size, size))
+    for _ in range(chance.integers(4, 13)):
+        ink = _enlarged(glyphs[chance.integers(len(glyphs))][0], chance.uniform(20, 52) * size / 96, chance)
+        rows, columns = (side // 2 for side in ink.shape)
+        down, right = chance.integers(0, 2, 2)
+        top, left = chance.integers(0, size - rows + 1), chance.integers(0, size - columns + 1)
+        piece = ink[down * rows : (down + 1) * rows, right * columns : (right + 1) * columns]
+        place = np.s_[top : top + rows, left : left + columns]
+        sheet[place] = np.maximum(sheet[place], piece)
+    return sheet
