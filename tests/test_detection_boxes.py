@@ -64,6 +64,11 @@ def test_priors_stand_row_by_row():
     torch.testing.assert_close(centres, torch.stack((axis.repeat(19), axis.repeat_interleave(19)), dim=1))
 
 
+def test_priors_do_not_depend_on_the_default_device():
+    with torch.device("meta"):
+        assert torch.equal(bx.priors(MAPS), PRIORS)
+
+
 @pytest.mark.parametrize("maps", [(19, 10, 5, 3, 2), (19, 10, 5, 3, 2, 0), (1,) * 7])
 def test_priors_need_six_maps(maps):
     with pytest.raises(ValueError, match="6 feature maps"):

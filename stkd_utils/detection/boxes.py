@@ -22,15 +22,16 @@ def priors(maps):
 
     ``maps``: the side lengths of the six square feature maps. At each location stand 6 boxes: aspect ratios 1 (twice),
     2, 1/2, 3, 1/3, with scales from 0.2 on the first map to 0.95 on the last. Maps 19, 10, 5, 3, 2, 1 give 3,000.
-    Centres lie inside the image, edges need not. Liu et al. 2016, section 2.2. Introduced in notebook 05.
+    Centres lie inside the image, edges need not. On the CPU. Liu et al. 2016, section 2.2. Introduced in notebook 05.
 
     Raises ValueError when there are not six maps of at least one pixel.
     """
     if len(maps) != MAPS or min(maps) < 1:
         raise ValueError(f"Priors need the sides of {MAPS} feature maps, each at least 1; got {list(maps)}.")
-    generator = DefaultBoxGenerator([[2, 3]] * MAPS, min_ratio=0.2, max_ratio=0.95)
-    unit = ImageList(torch.empty(1, 3, 1, 1), [(1, 1)])  # an image of one pixel: its pixels are fractions
-    return generator(unit, [torch.empty(1, 1, side, side) for side in maps])[0]
+    with torch.device("cpu"):  # torchvision mixes the default device with the CPU
+        generator = DefaultBoxGenerator([[2, 3]] * MAPS, min_ratio=0.2, max_ratio=0.95)
+        unit = ImageList(torch.empty(1, 3, 1, 1), [(1, 1)])  # an image of one pixel: its pixels are fractions
+        return generator(unit, [torch.empty(1, 1, side, side) for side in maps])[0]
 
 
 def encode(boxes, priors):
