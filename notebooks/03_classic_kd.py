@@ -295,7 +295,7 @@ table(rows, f"What each seed's grid of {grid.runs} temperatures chooses")
 
 # %% tags=["hide-input"]
 chosen = sorted({record["asked"]["tau"] for record in grid.kept()})
-held, hoped = stats.interval(grid.accuracy("test")), stats.interval(grid.accuracy("val"))
+held, hoped = stats.interval(grid.scores("test")), stats.interval(grid.scores("val"))
 listed = ", ".join(f"{tau:g}" for tau in chosen)
 agree = "the same τ" if len(chosen) == 1 else f"{len(chosen)} different τ"
 Markdown(
@@ -358,7 +358,7 @@ for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
     pair = f"{name}/resnet18-mobilenetv2-kd"
     asked = experiments.resolve(pair, experiments.profile(size).overrides)
     found = recorded(records, asked, pair, size, "KD, tuned τ", "KD tuned tau")
-    reached = (found.runs, stats.interval(found.accuracy()).percent()) if found else ("–", "not run yet")
+    reached = (found.runs, stats.interval(found.scores()).percent()) if found else ("–", "not run yet")
     rows.append((name, size, *reached))
 rows = pd.DataFrame(rows, columns=["data", "profile", "temperatures", "test accuracy, tuned"])
 table(rows, "This book's tuned KD at larger scale, from the ledger")
@@ -387,7 +387,7 @@ Markdown(
 
 # %% tags=["hide-input"]
 whole, cheap = (way.price()["seconds"] for way in (grid, alone))
-gain = stats.paired(grid.accuracy(), alone.accuracy())
+gain = stats.paired(grid.scores(), alone.scores())
 decided = "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not to be told from"
 speaks = " (A smoke run claims nothing but that it runs.)" if profile == "smoke" else ""
 Markdown(
@@ -430,9 +430,9 @@ print(f"The gradient stays, with a mean size of {difference.abs().mean():.3f}.")
 few = sorted({scale.taus[0], scale.taus[len(scale.taus) // 2], scale.taus[-1]})
 part = tuple(record for record in grid.records if record["asked"]["tau"] in few)
 coarse = Procedure("coarse", "KD tuned tau", part)
-print(f"τ in {few}: {stats.interval(coarse.accuracy()).percent()}")
+print(f"τ in {few}: {stats.interval(coarse.scores()).percent()}")
 print(f"{100 * coarse.flops() / grid.flops():.0f} % of the grid's FLOPs")
-print(f"difference to the whole grid: {stats.paired(coarse.accuracy(), grid.accuracy()).points()}")
+print(f"difference to the whole grid: {stats.paired(coarse.scores(), grid.scores()).points()}")
 
 # %% [markdown]
 # **3.** Suppose that temperature had been chosen on the test split, as in the original code.
@@ -441,7 +441,7 @@ print(f"difference to the whole grid: {stats.paired(coarse.accuracy(), grid.accu
 
 # %% tags=["hide-cell"]
 peeked = points.groupby("seed").test_accuracy.max()
-optimism = stats.paired(peeked, grid.accuracy())
+optimism = stats.paired(peeked, grid.scores())
 print(f"chosen on test: {stats.interval(peeked).percent()}")
 print(f"against chosen on validation: {optimism.points()}")
 

@@ -249,7 +249,7 @@ metered = "seconds" if any(price["kwh"] is None for price in prices.values()) el
 single = prices[stochastic.label][metered]
 columns = cost_columns(list(ways.values()), intensity)
 for epoch in ("last", "chosen"):
-    reached = [stats.interval(way.accuracy(epoch=epoch)).percent() for way in ways.values()]
+    reached = [stats.interval(way.scores(epoch=epoch)).percent() for way in ways.values()]
     columns[f"{epoch} epoch, %"] = [text.split(" %")[0] for text in reached]
 work = [way.flops() / stochastic.flops() for way in ways.values()]
 columns["counted"] = [f"{ratio:.3g} ×" for ratio in work]
@@ -344,7 +344,7 @@ table(rows, f"Stochastic τ minus each, n = {len(scale.seeds)}; margin ± {100 *
 # %%
 rows = []
 for way in others:
-    gap = stats.paired(stochastic.accuracy(), way.accuracy())
+    gap = stats.paired(stochastic.scores(), way.scores())
     planned = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 else "unknown"
     rows.append((way.label, f"± {100 * gap.half_width:.2f}", gap.n, planned))
 heads = ["against", "interval now, points", "seeds now", "seeds for ± 0.5 points"]
@@ -358,7 +358,7 @@ table(rows, "Planning, from a spread that few seeds know only roughly")
 asked = stochastic_runs[0].record["asked"]
 limits = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
 images = len(data.load(scale.dataset, **limits).test)
-level = stochastic.accuracy().mean()
+level = stochastic.scores().mean()
 luck = 1.96 * np.sqrt(level * (1 - level) / images)
 unclear = ("not decided", "nothing at this scale")
 open_ones = [label for label, row in verdicts.items() if row["the data say"] in unclear]
@@ -468,10 +468,10 @@ def beside(label, grid, one):
     """The same columns from two procedures of this book, or "not run yet"."""
     if grid is None or one is None:
         return label, "not run yet", *[""] * 4
-    reached = [stats.interval(way.accuracy()).percent(2).split(" %")[0] for way in (grid, one)]
+    reached = [stats.interval(way.scores()).percent(2).split(" %")[0] for way in (grid, one)]
     grams = [way.price(intensity)["grams"] for way in (grid, one)]
     emissions = "not seen" if None in grams else f"{grams[0] / grams[1]:.1f} ×"
-    gap = 100 * (one.accuracy().mean() - grid.accuracy().mean())
+    gap = 100 * (one.scores().mean() - grid.scores().mean())
     ratios = f"{grid.flops() / one.flops():.1f} ×", emissions
     return label, *reached, f"{gap:+.2f}".replace("-", "−"), *ratios
 

@@ -85,7 +85,7 @@ def _list(asked):
 
 
 def _run(asked):
-    from . import carbon, experiments
+    from . import carbon, experiments, procedures
 
     overrides = dict(_setting(text) for text in asked.set)
     intensity = carbon.find_intensity(_value(asked.intensity or "world"))
@@ -98,8 +98,9 @@ def _run(asked):
         print("This run was finished before; nothing was trained.")
     for epoch in ("last", "chosen"):
         row = result[epoch]
-        accuracy = f"test {100 * row['test_accuracy']:.2f} %, validation {100 * row['val_accuracy']:.2f} %"
-        print(f"{epoch:6} epoch {row['epoch']}: {accuracy}")
+        what = procedures.metric(row)
+        reached = f"test {100 * row[f'test_{what}']:.2f} %, validation {100 * row[f'val_{what}']:.2f} % ({what})"
+        print(f"{epoch:6} epoch {row['epoch']}: {reached}")
     cost = carbon.Cost.from_dict(done.record["cost"]["train"])
     if asked.intensity:  # a run from before keeps the intensity of its day in its record
         cost = replace(cost, intensity=intensity)

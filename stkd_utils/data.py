@@ -11,9 +11,28 @@ from .sources import DataDamaged, DataError, DataNotFound, fetch, names, read, r
 from .splits import Split, batches, order, stratified
 
 __all__ = [
-    "Augmentation", "DataDamaged", "DataError", "DataNotFound", "Dataset", "Moves", "Split", "augment", "batches",
-    "draw", "fetch", "load", "names", "normalise", "order", "read", "root_folder", "stratified", "view",
+    "Augmentation", "Batch", "DataDamaged", "DataError", "DataNotFound", "Dataset", "Moves", "Split", "augment",
+    "batches", "draw", "fetch", "load", "names", "normalise", "order", "read", "root_folder", "stratified", "view",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch as all students of a pass see it.
+
+    ``views`` float32 (N, C, H, W) are augmented and normalised, ``labels`` int64 (N,); ``positions`` int64 (N,) of the
+    images in the training split, the ``moves`` that made their views, and the ``epoch`` (1-based) say what they show.
+    """
+
+    views: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    moves: Moves
+    epoch: int
+
+    def hits(self, logits):
+        """How many of the images ``logits`` (N, classes) get right, by what is counted: {"accuracy": a scalar}."""
+        return {"accuracy": (logits.argmax(1) == self.labels).sum()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +51,12 @@ class Dataset:
     std: torch.Tensor
     class_names: tuple
     checksum: str
+    metric = "accuracy"  # what validation compares
+
+    @property
+    def device(self):
+        """Where the images are, and so where the networks are trained."""
+        return self.train.images.device
 
     @property
     def classes(self):
@@ -47,6 +72,19 @@ class Dataset:
     def size(self):
         """Side of an image, in pixels."""
         return self.train.images.shape[3]
+
+    def epoch(self, batch_size, augmentation, generators, number):
+        """Iterator of `Batch`: once over the training images, in epoch ``number`` (1-based).
+
+        ``generators`` holds the CPU generators of "order" and "augment": equal states, equal batches.
+        """
+        images, labels = self.train.images, self.train.labels
+        batches = list(order(self.train, batch_size, generators["order"]))
+        # drawn for the whole pass: copying the moves of each batch would make a GPU wait for every step
+        drawn = draw(sum(map(len, batches)), augmentation, generators["augment"], self.device).split(batch_size)
+        for positions, moves in zip(batches, drawn, strict=True):
+            views = view(images[positions], moves, self.mean, self.std)
+            yield Batch(views, labels[positions], positions, moves, number)
 
 
 def load(

@@ -19,7 +19,7 @@ __all__ = [
 
 COLUMNS = (
     "id", "experiment", "dataset", "model", "method", "tau_policy", "tau", "seed", "profile",
-    "val_accuracy", "test_accuracy", "val_accuracy_chosen", "test_accuracy_chosen",
+    "val_accuracy", "test_accuracy", "val_accuracy_chosen", "test_accuracy_chosen", "val_map50", "test_map50",
     "seconds", "energy_kwh", "energy_how", "co2e_g", "flops_forward", "flops_forward_backward", "parameters",
     "device", "cpu", "gpu", "code",
 )  # fmt: skip
@@ -65,6 +65,8 @@ def load(path=None):
 
 def table(records=None):
     """One row a run, as a DataFrame with the columns `COLUMNS`; accuracies are fractions, the cost is that of training.
+
+    ``map50`` stands for accuracy where objects are detected: the other is empty then.
 
     ``records``: a list of records, or what `load` takes; damaged lines then become warnings. ``tau`` is empty unless
     fixed; energy that was not seen is empty; ``code`` is the digest of the package. Introduced in notebook 02.
@@ -196,7 +198,8 @@ def _warned(loaded):
 
 def _frame(rows, columns):
     """A DataFrame in which what is not known is NaN, also where nothing of a column is known."""
-    unknown = {key: float for key in ("tau", "energy_kwh", "co2e_g") if key in columns}
+    numbers = ("tau", "energy_kwh", "co2e_g", "val_map50", "test_map50")
+    unknown = {key: float for key in numbers if key in columns}
     return pd.DataFrame(rows, columns=columns).astype(unknown)
 
 
@@ -207,8 +210,8 @@ def _row(record):
     row = {key: value for source in sources for key, value in source.items() if key in COLUMNS}
     return row | {
         "tau": asked.get("tau"),
-        "val_accuracy_chosen": chosen["val_accuracy"],
-        "test_accuracy_chosen": chosen["test_accuracy"],
+        "val_accuracy_chosen": chosen.get("val_accuracy"),
+        "test_accuracy_chosen": chosen.get("test_accuracy"),
         "energy_how": train["how"],
         "code": record["code"]["digest"],
     }

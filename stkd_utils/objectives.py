@@ -5,22 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import data, losses
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One batch as all students of a pass see it.
-
-    ``views`` float32 (N, C, H, W) are augmented and normalised, ``labels`` int64 (N,); ``positions`` int64 (N,) of the
-    images in the training split, the ``moves`` that made their views, and the ``epoch`` (1-based) say what they show.
-    """
-
-    views: torch.Tensor
-    labels: torch.Tensor
-    positions: torch.Tensor
-    moves: data.Moves
-    epoch: int
+from . import losses
 
 
 class Teacher(torch.nn.Module):
@@ -38,7 +23,7 @@ class Teacher(torch.nn.Module):
         self._counted = 0, 0
 
     def forward(self, batch):
-        """Logits float32 (N, classes) of a `Batch`, outside of any graph."""
+        """Logits float32 (N, classes) of a `data.Batch`, outside of any graph."""
         if batch is not self._batch:
             self._batch, self._logits = batch, self._answer(batch)
         return self._logits
@@ -65,7 +50,7 @@ class Supervised:
     policy = teacher = None
 
     def terms(self, batch, logits_s):
-        """Named loss terms of one `Batch`; ``logits_s`` (N, classes)."""
+        """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""
         return losses.cross_entropy(logits_s, batch.labels)
 
 
@@ -89,6 +74,6 @@ class Distillation:
             self.teacher = Teacher(self.teacher)
 
     def terms(self, batch, logits_s):
-        """Named loss terms of one `Batch`; ``logits_s`` (N, classes)."""
+        """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""
         weights = {"hard_weight": self.hard_weight, "soft_weight": self.soft_weight}
         return self.loss(logits_s, self.teacher(batch), batch.labels, self.policy.draw(), **weights)

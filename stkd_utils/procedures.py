@@ -51,9 +51,10 @@ class Procedure:
         """
         return [min(group, key=lambda record: rank(record, epoch)) for group in self._by_seed().values()]
 
-    def accuracy(self, split="test", epoch="last"):
-        """Accuracy of the kept runs on ``split`` ("test" or "val"): an array of fractions, one a seed."""
-        return np.array([record["result"][epoch][f"{split}_accuracy"] for record in self.kept(epoch)])
+    def scores(self, split="test", epoch="last"):
+        """Accuracy or ``map50`` of the kept runs on ``split`` ("test" or "val"): an array of fractions, one a seed."""
+        results = [record["result"][epoch] for record in self.kept(epoch)]
+        return np.array([result[f"{split}_{metric(result)}"] for result in results])
 
     def costs(self, intensity="world"):
         """The `carbon.Cost` of training all runs of a seed, a list; kWh as recorded, grams at ``intensity``."""
@@ -84,12 +85,17 @@ class Procedure:
 def rank(record, epoch="last"):
     """Place of a run among its rivals, a tuple: the smallest is the best. Nothing of the test split is looked at.
 
-    Runs that were trained to the end come first, then those that ``stop_after`` ended; then the highest validation
-    accuracy at ``epoch`` ("last" or "chosen"), the lowest validation loss, the lowest tau.
+    Runs that were trained to the end come first, then those that ``stop_after`` ended; then the highest accuracy (or
+    ``map50``) in validation at ``epoch`` ("last" or "chosen"), the lowest validation loss, the lowest tau.
     """
     result = record["result"][epoch]
     stopped = _stopped(record) is not None
-    return stopped, -result["val_accuracy"], result["val_loss"], record["asked"].get("tau", 0)
+    return stopped, -result[f"val_{metric(result)}"], result["val_loss"], record["asked"].get("tau", 0)
+
+
+def metric(result):
+    """What a result of a record tells of the network: "accuracy", or "map50" of a detector."""
+    return "accuracy" if "val_accuracy" in result else "map50"
 
 
 def cost_columns(ways, intensity="world"):
@@ -121,14 +127,14 @@ def made_on(ways):
 
 
 def verdict(one, other, margin):
-    """What the test accuracies (last epoch, paired by seed) say of ``one`` against ``other``: a dict of texts.
+    """What the test scores (last epoch, paired by seed) say of ``one`` against ``other``: a dict of texts.
 
     "better" or "worse" where the 95 % interval of the difference leaves out zero; "equivalent" where two one-sided
     tests put it within ± ``margin`` (a fraction); both can hold. "not decided" where neither does, which is no finding.
     Introduced in notebook 04.
     """
-    gap = stats.paired(one.accuracy(), other.accuracy())
-    test = stats.equivalence(one.accuracy(), other.accuracy(), margin)
+    gap = stats.paired(one.scores(), other.scores())
+    test = stats.equivalence(one.scores(), other.scores(), margin)
     said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
     return {
         "against": other.label,

@@ -42,7 +42,12 @@ class Progress:
 
 def _numbers(row):
     loss = sum(value for key, value in row.items() if key.startswith("loss_"))
-    return f"loss {loss:.3f}  validation {100 * row['val_accuracy']:.1f} %"
+    return f"loss {loss:.3f}  validation {100 * validated(row):.1f} %"
+
+
+def validated(row):
+    """What validation said in ``row``, besides the loss: accuracy or average precision, a fraction."""
+    return next(value for key, value in row.items() if key.startswith("val_") and key != "val_loss")
 
 
 def _watched():

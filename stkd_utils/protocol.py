@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 SCHEDULES = ("steps", "one-cycle")
+OPTIMISERS = ("sgd", "adam")
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ class Protocol:
     gamma: float = 0.2
     warmup_epochs: int = 1
     schedule: str = "steps"
+    optimiser: str = "sgd"
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"Unknown schedule {self.schedule!r}; choose one of: {', '.join(SCHEDULES)}.")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"Unknown optimiser {self.optimiser!r}; choose one of: {', '.join(OPTIMISERS)}.")
 
     def lr_at(self, epoch, batch, batches):
         """Learning rate (per step) for ``batch`` (0-based) of ``batches`` in ``epoch`` (1-based)."""
@@ -47,11 +51,12 @@ class Protocol:
         ends = [max(1, round(milestone * self.epochs)) for milestone in self.milestones]
         return rate * self.gamma ** bisect_right(ends, done)
 
-    def optimiser(self, model):
-        """A fresh SGD optimiser (one fused kernel a step) over the parameters of ``model``."""
-        return torch.optim.SGD(
-            model.parameters(), self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
-        )
+    def optimise(self, model):
+        """A fresh optimiser (one fused kernel a step) over the parameters of ``model``."""
+        common = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        if self.optimiser == "adam":
+            return torch.optim.Adam(model.parameters(), **common)
+        return torch.optim.SGD(model.parameters(), momentum=self.momentum, **common)
 
 
 def _one_cycle(step, steps):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from . import checkpoint, data, engine, losses
-from .objectives import Batch, Distillation, Supervised, Teacher
+from .objectives import Distillation, Supervised, Teacher
 from .seeding import generator, stream_seed
 from .sharing import metered
 
@@ -60,7 +60,7 @@ class Fit:
 
     ``history`` has one dict of numbers per epoch, ``timings`` the clock times that belong to it, ``parts`` the part of
     the pass that this student was (`sharing.split`), ``chosen`` the epoch that validation prefers with its weights
-    (highest accuracy, then lowest loss).
+    (highest ``metric``, then lowest loss).
     """
 
     history: list = field(default_factory=list)
@@ -70,11 +70,11 @@ class Fit:
     chosen_weights: dict = field(default_factory=dict)
     resumed: int = 0
 
-    def choose(self, row, model):
+    def choose(self, row, model, metric="accuracy"):
         """Remember ``model`` if this epoch's validation beats every earlier one."""
         best = self.history[self.chosen_epoch - 1] if self.chosen_epoch else None
-        rank = (row["val_accuracy"], -row["val_loss"])
-        if best is None or rank > (best["val_accuracy"], -best["val_loss"]):
+        score = f"val_{metric}"
+        if best is None or (row[score], -row["val_loss"]) > (best[score], -best["val_loss"]):
             self.chosen_epoch = row["epoch"]
             self.chosen_weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
 
@@ -89,22 +89,23 @@ class Trainer:
 
     ``data_seed`` (None: ``seed``) is the seed of batches and augmentation. ``stop_after`` ends the run after that epoch
     of its schedule. ``macs`` (student, teacher) of one image and the ``name`` of the run tell how the cost of a shared
-    pass is split.
+    pass is split. ``evaluate`` judges the model as `evaluate` does, by what the data set calls its ``metric``.
     """
 
     def __init__(
         self, model, dataset, protocol, objective, *, seed, augmentation, meter, path=None, save_seconds=10.0,
-        data_seed=None, precision="float32", stop_after=None, macs=None, name="",
+        data_seed=None, precision="float32", stop_after=None, macs=None, name="", evaluate=evaluate,
     ):  # fmt: skip
         self.model, self.dataset, self.protocol, self.objective = model, dataset, protocol, objective
         self.augmentation, self.meter, self.path, self.save_seconds = augmentation, meter, path, save_seconds
         self.data_seed = seed if data_seed is None else data_seed
         self.precision, self.stop_after, self.macs, self.name = precision, stop_after, macs, name
-        self.optimiser = protocol.optimiser(model)
+        self.evaluate = evaluate
+        self.optimiser = protocol.optimise(model)
         self.generators = {stream: generator(self.data_seed, stream) for stream in ("order", "augment")}
         self.fit_state = Fit()
         self.diverged = ""  # why this student could not go on
-        self._device = dataset.train.images.device
+        self._device = dataset.device
         with torch.random.fork_rng(devices=self._gpus):
             torch.manual_seed(stream_seed(seed, "dropout"))
             self._random = self._read_random()
@@ -127,39 +128,41 @@ class Trainer:
     def start_epoch(self):
         """Get ready for an epoch."""
         self.model.train()
-        self._sums, self._correct, self._seen = {}, 0, 0
+        self._sums, self._hits, self._seen = {}, {}, 0
 
     def step(self, batch, lr):
-        """Learn from one `objectives.Batch` at learning rate ``lr``."""
+        """Learn from one `data.Batch` at learning rate ``lr``."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._lr = lr
         with self._own_random():
             with engine.autocast(self._device, self.precision):
-                logits = self.model(batch.views)
-            terms = self.objective.terms(batch, logits.float())
+                outputs = self.model(batch.views).float()
+            terms = self.objective.terms(batch, outputs)
             losses.total(terms).backward()
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)  # now, so that the next student needs no room beside it
         # summed on the device: reading a number here would make a GPU wait for every step
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach() * len(batch.labels)
-        self._correct = self._correct + (logits.detach().argmax(1) == batch.labels).sum()
+        for name, count in batch.hits(outputs.detach()).items():
+            self._hits[name] = self._hits.get(name, 0) + count
         self._seen += len(batch.labels)
 
     def learnt(self, epoch):
-        """The row of the epoch that was just trained: learning rate, loss terms, accuracy; sets ``diverged``."""
+        """The row of the epoch that was just trained: learning rate, loss terms, hits; sets ``diverged``."""
         means = {f"loss_{name}": float(value) / self._seen for name, value in self._sums.items()}
         self._check_finite(means, epoch)
-        return {"epoch": epoch, "lr": self._lr, **means, "train_accuracy": float(self._correct) / self._seen}
+        hits = {f"train_{name}": float(count) / self._seen for name, count in self._hits.items()}
+        return {"epoch": epoch, "lr": self._lr, **means, **hits}
 
     def end_epoch(self, row, part, seconds):
         """Validate, and add ``row`` to the history with the ``part`` of the pass and its ``seconds``; the whole row."""
         started = time.perf_counter()
         with self.meter.block("evaluate"), self._own_random():
-            validation = evaluate(self.model, self.dataset.val, self.dataset, precision=self.precision)
-        row = row | {"val_accuracy": validation["accuracy"], "val_loss": validation["loss"]}
+            validation = self.evaluate(self.model, self.dataset.val, self.dataset, precision=self.precision)
+        row = row | {f"val_{name}": value for name, value in validation.items()}
         fit = self.fit_state
-        fit.choose(row, self.model)
+        fit.choose(row, self.model, self.dataset.metric)
         fit.history.append(row)
         fit.parts.append(part)
         evaluated = time.perf_counter() - started
@@ -289,17 +292,11 @@ def _epoch(trainers, epoch, meter):
 def _pass(trainers, epoch):
     """Once over the training images, for all trainers; their generators are in the same state before and after."""
     first = trainers[0]
-    dataset, images, size = first.dataset, first.dataset.train.images, first.protocol.batch_size
-    generators = first.generators
-    count = math.ceil(len(images) / size)
+    size, generators = first.protocol.batch_size, first.generators
+    count = math.ceil(len(first.dataset.train) / size)
     for trainer in trainers:
         trainer.start_epoch()
-    batches = list(data.order(dataset.train, size, generators["order"]))
-    # drawn for the whole pass: copying the moves of each batch would make a GPU wait for every step
-    drawn = data.draw(sum(map(len, batches)), first.augmentation, generators["augment"], images.device).split(size)
-    for number, (positions, moves) in enumerate(zip(batches, drawn, strict=True)):
-        views = data.view(images[positions], moves, dataset.mean, dataset.std)
-        batch = Batch(views, dataset.train.labels[positions], positions, moves, epoch)
+    for number, batch in enumerate(first.dataset.epoch(size, first.augmentation, generators, epoch)):
         for trainer in trainers:
             trainer.step(batch, trainer.protocol.lr_at(epoch, number, count))
     for trainer in trainers[1:]:

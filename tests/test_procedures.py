@@ -32,8 +32,8 @@ def test_each_seed_keeps_its_own_tau_by_validation_and_ties_go_to_the_lower_loss
 
 
 def test_trap_P4_the_best_test_accuracy_is_not_what_counts():
-    assert GRID.accuracy().tolist() == [0.30, 0.10]
-    assert GRID.accuracy("val").tolist() == [0.9, 0.8]
+    assert GRID.scores().tolist() == [0.30, 0.10]
+    assert GRID.scores("val").tolist() == [0.9, 0.8]
 
 
 def test_the_epoch_that_is_reported_is_the_one_that_decides():

@@ -15,8 +15,8 @@ from torch import nn
 
 from stkd_utils import carbon, compute, data, experiments, ledger, models, temperature
 from stkd_utils.__main__ import main
+from stkd_utils.data import Batch
 from stkd_utils.experiments import ExperimentError, recording, together
-from stkd_utils.objectives import Batch
 from stkd_utils.protocol import Protocol
 from stkd_utils.sharing import split
 from stkd_utils.training import Distillation, Diverged, Supervised, Teacher, Trainer, train

@@ -58,7 +58,7 @@ def test_one_epoch_trains_at_the_full_rate():
 
 
 def test_optimiser_is_the_one_of_the_paper():
-    group = Protocol().optimiser(nn.Linear(2, 2)).param_groups[0]
+    group = Protocol().optimise(nn.Linear(2, 2)).param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 5e-4, False)
 
 

@@ -87,7 +87,7 @@ def verdicts(_executed=None):
 
 
 def _percent(way):
-    return f"{100 * way.accuracy().mean():.1f} %"
+    return f"{100 * way.scores().mean():.1f} %"
 
 
 def _against(one, other):
@@ -99,11 +99,11 @@ def _against(one, other):
 def headline(_executed=None):
     """Markdown table: accuracy with its interval and relative cost of each way to train the student."""
     compared = ways()
-    seeds = {len(way.accuracy()) for way in compared}
+    seeds = {len(way.scores()) for way in compared}
     same = len(seeds) == 1
     lines = []
     for way in compared:
-        accuracy = stats.interval(way.accuracy()).percent()
+        accuracy = stats.interval(way.scores()).percent()
         if same:
             accuracy = accuracy.split(" %")[0]
         counted, metered = (_ratio(cost(way), cost(compared[-1])) for cost in (Procedure.flops, _kwh))
@@ -130,7 +130,7 @@ def headline_figure():
     plots.use_style()
     kept = [ledger.table(way.kept()).assign(role=way.role, label=way.label) for way in compared]
     axes = plots.dots_with_intervals(pd.concat(kept, ignore_index=True))
-    means = ", ".join(f"{way.label} {100 * way.accuracy().mean():.1f} %" for way in compared)
+    means = ", ".join(f"{way.label} {100 * way.scores().mean():.1f} %" for way in compared)
     caption = "Test accuracy of the student on the digits: every run, the mean over seeds, and its 95 % interval."
     alt = f"Dots with intervals, one row for each way to train the student. Means: {means}."
     return Drawn(axes.figure, caption, alt)

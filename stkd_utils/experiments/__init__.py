@@ -8,7 +8,8 @@ from .halving import halved, halving
 from .plans import Run, runs_folder
 from .profiles import Profile, profile, profile_names
 from .running import run, sweep
-from .settings import ExperimentError, load, names, resolve
+from .settings import load, names, resolve
+from .valid import ExperimentError
 
 __all__ = [
     "ExperimentError",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .. import ledger, models
-from . import settings
+from .. import ledger
+from . import settings, tasks
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Run:
         """The trained network, in evaluation mode; ``epoch`` is "chosen" (by validation) or "last"."""
         saved = torch.load(self.folder / "weights.pt", map_location=device, weights_only=True)
         asked = self.record["asked"]
-        size = {"channels": saved["channels"], "width": asked["width"], "depth": asked["depth"]}
-        model = models.build(asked["model"], saved["classes"], **size)
+        model = tasks.of(asked).network(asked, classes=saved["classes"], channels=saved["channels"])
         model.load_state_dict(saved[epoch])
         return model.to(device, memory_format=torch.channels_last).eval()
 

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .settings import ExperimentError, _nearest
+from .settings import _nearest
+from .valid import ExperimentError
 
 FILE = Path(__file__).with_name("profiles.json")
 
@@ -33,11 +34,13 @@ def profile_names():
     return list(json.loads(FILE.read_text()))
 
 
-def profile(name):
-    """The `Profile` called ``name``; raises ExperimentError that lists the known ones."""
+def profile(name, task="classification"):
+    """The `Profile` called ``name`` for one ``task``; raises ExperimentError that lists the known ones."""
     profiles = json.loads(FILE.read_text())
     if name not in profiles:
         raise ExperimentError(f"There is no profile '{name}'{_nearest(name, profiles)} Known: {', '.join(profiles)}.")
     fields = profiles[name]
+    detection = fields.pop("detection")
+    fields |= detection if task == "detection" else {}
     lists = {key: tuple(fields.pop(key)) for key in ("seeds", "taus")}
     return Profile(name, **lists, **fields)

@@ -22,13 +22,13 @@ def checksum(model):
     return digest.hexdigest()[:16]
 
 
-def record(head, trainer, result, started):
-    """The record of one finished run, a dict that `ledger.write` accepts; ``head`` holds what was asked.
+def record(head, trainer, result):
+    """The record of one finished run, a dict that `ledger.write` accepts; ``head`` holds what was asked, and its start.
 
     ``trainer`` is the `Trainer` that did it, ``result`` holds the test results of the two epochs that are reported.
     """
     dataset, fit, policy = trainer.dataset, trainer.fit_state, trainer.objective.policy
-    device = dataset.train.images.device.type
+    device = dataset.device.type
     how = {"device": device, "threads": torch.get_num_threads(), "precision": trainer.precision}
     return {
         "schema": 1,
@@ -43,7 +43,6 @@ def record(head, trainer, result, started):
         "compute": counted(trainer),
         "shared": shared(fit.parts),
         "tau": _taus(head["asked"], policy.draws) if policy else None,
-        "started": started,
         "finished": now(),
         "resumed": fit.resumed,
     }

@@ -5,8 +5,9 @@ from contextlib import ExitStack
 
 import filelock
 
+from ..progress import validated
 from ..training import Diverged
-from . import settings, together
+from . import settings, tasks, together
 from .plans import Plan, runs_folder
 from .profiles import profile as find_profile
 
@@ -91,16 +92,17 @@ def _whole(seed):
 
 def resolved(name, profile, overrides):
     """All settings of experiment ``name`` at the scale of ``profile``, with ``overrides``."""
-    return settings.resolve(name, {**find_profile(profile).overrides, **overrides})
+    task = tasks.name_of(settings.load(name)["dataset"])
+    return settings.resolve(name, {**find_profile(profile, task).overrides, **overrides})
 
 
 def _line(name, point, runs):
     where = ", ".join(f"{key} {value}" for key, value in point.items()) or name
-    accuracy = sum(r.record["result"]["last"]["val_accuracy"] for r in runs) / len(runs)
+    reached = sum(validated(r.record["result"]["last"]) for r in runs) / len(runs)
     seconds = sum(r.record["cost"]["train"]["seconds"] for r in runs)
     old = sum(not r.new for r in runs)
     reused = f" ({old} from before)" if old else ""
-    return f"{where}: {len(runs)} seeds, validation {100 * accuracy:.1f} %, {seconds:.1f} s of training{reused}"
+    return f"{where}: {len(runs)} seeds, validation {100 * reached:.1f} %, {seconds:.1f} s of training{reused}"
 
 
 def _teacher(asked, profile, **options):
@@ -116,5 +118,5 @@ def _teacher(asked, profile, **options):
             f"The teacher '{asked['teacher']}' was trained on other data than {asked['dataset']}; "
             f"name an experiment that begins with {asked['dataset']}/."
         )
-    same_data = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
+    same_data = {key: asked[key] for key in ("val_fraction", *settings.LIMITS, *tasks.of(asked).DATA)}
     return run(asked["teacher"], asked["teacher_seed"], profile, **same_data, **options)

@@ -5,97 +5,54 @@ import hashlib
 import json
 from pathlib import Path
 
-from .. import data, engine, losses, models, protocol, temperature
+from .. import engine, protocol, temperature
+from . import tasks
+from .valid import ExperimentError, count, fraction, fractions, limit, number, one_of, positive
 
 FOLDER = Path(__file__).parent
 
-
-class ExperimentError(ValueError):
-    """A setting, experiment or profile that cannot be used; the message names file, key and what would be valid."""
-
-
-def _positive(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-
-
-def _fraction(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-
-
-def _limit(value):
-    return value is None or (_count(value) and value > 1)
-
-
-def _fractions(value):
-    return isinstance(value, list) and all(map(_fraction, value)) and value == sorted(value)
-
-
-def _switch(value):
-    return isinstance(value, bool)
-
-
-def _one_of(names):
-    def check(value):
-        return value in names()
-
-    check.names = names
-    return check
-
-
 LIMITS = {
-    key: (_limit, "a number of images, 2 or more, or null for all")
+    key: (limit, "a number of images, 2 or more, or null for all")
     for key in ("train_limit", "val_limit", "test_limit")
 }
-# key: (test, what is valid)
+# key: (test, what is valid); those of one task stand in its module
 COMMON = LIMITS | {
-    "dataset": (_one_of(data.names), "a data set"),
-    "method": (_one_of(lambda: sorted(losses.METHODS)), "a method"),
-    "model": (_one_of(models.names), "a model"),
-    "width": (_positive, "a number above 0 (1 is the full network)"),
-    "depth": (_positive, "a number above 0 (1 is the full network)"),
-    "epochs": (lambda v: _count(v) and v > 0, "a whole number above 0"),
-    "batch_size": (lambda v: _count(v) and v > 1, "a whole number above 1"),
-    "lr": (_positive, "a number above 0, for batch 128 (it is scaled by batch_size / 128)"),
-    "momentum": (_fraction, "a number from 0 to 1"),
-    "weight_decay": (_number, "a number of 0 or more"),
-    "milestones": (_fractions, "rising fractions of the run, such as [0.3, 0.6, 0.8]"),
-    "gamma": (_positive, "a number above 0"),
-    "warmup_epochs": (_count, "a whole number of 0 or more"),
-    "crop_padding": (_count, "a whole number of pixels"),
-    "flip": (_switch, "true or false"),
-    "rotation_degrees": (_number, "degrees, 0 or more"),
-    "val_fraction": (lambda v: _fraction(v) and 0 < v < 1, "a fraction of the training images between 0 and 1"),
-    "precision": (_one_of(lambda: engine.PRECISIONS), "a precision"),
-    "schedule": (_one_of(lambda: protocol.SCHEDULES), "a schedule"),
-    "stop_after": (lambda v: v is None or _count(v) and v > 0, "an epoch, or null for the last one"),
-    "data_seed": (lambda v: v is None or _count(v), "a whole number, or null for the seed of the run"),
+    "dataset": (one_of(tasks.datasets), "a data set"),
+    "method": (lambda v: isinstance(v, str), "a method"),
+    "width": (positive, "a number above 0 (1 is the full network)"),
+    "depth": (positive, "a number above 0 (1 is the full network)"),
+    "epochs": (lambda v: count(v) and v > 0, "a whole number above 0"),
+    "batch_size": (lambda v: count(v) and v > 1, "a whole number above 1"),
+    "lr": (positive, "a number above 0, for batch 128 (it is scaled by batch_size / 128)"),
+    "momentum": (fraction, "a number from 0 to 1"),
+    "weight_decay": (number, "a number of 0 or more"),
+    "milestones": (fractions, "rising fractions of the run, such as [0.3, 0.6, 0.8]"),
+    "gamma": (positive, "a number above 0"),
+    "warmup_epochs": (count, "a whole number of 0 or more"),
+    "val_fraction": (lambda v: fraction(v) and 0 < v < 1, "a fraction of the training images between 0 and 1"),
+    "precision": (one_of(lambda: engine.PRECISIONS), "a precision"),
+    "schedule": (one_of(lambda: protocol.SCHEDULES), "a schedule"),
+    "optimiser": (one_of(lambda: protocol.OPTIMISERS), "an optimiser"),
+    "stop_after": (lambda v: v is None or count(v) and v > 0, "an epoch, or null for the last one"),
+    "data_seed": (lambda v: v is None or count(v), "a whole number, or null for the seed of the run"),
 }
 DISTILLED = {
     "teacher": (lambda v: isinstance(v, str), "the name of a base experiment"),
-    "teacher_seed": (_count, "a whole number"),
+    "teacher_seed": (count, "a whole number"),
     "teacher_epoch": (lambda v: v in ("chosen", "last"), '"chosen" (by validation) or "last"'),
-    "tau_policy": (_one_of(temperature.names), "a temperature policy"),
-    "hard_weight": (_fraction, "a number from 0 to 1"),
-    "soft_weight": (_number, "a number of 0 or more"),
-    "stored_teacher": (_switch, "true or false"),
+    "tau_policy": (one_of(temperature.names), "a temperature policy"),
+    "hard_weight": (fraction, "a number from 0 to 1"),
+    "soft_weight": (number, "a number of 0 or more"),
 }
-TAU = {key: (_positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
-KEYS = COMMON | DISTILLED | TAU
+TAU = {key: (positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
+KEYS = [*COMMON, *DISTILLED, *TAU, *(key for task in tasks.TASKS.values() for key in task.KEYS | task.DISTILLED)]
 # what holds where nobody set the key
 DEFAULTS = {
     **dict.fromkeys(LIMITS),
     "schedule": "steps",
     "stop_after": None,
     "data_seed": None,
-    "stored_teacher": False,
+    "optimiser": "sgd",
 }
 
 
@@ -133,7 +90,8 @@ def resolve(name, overrides):
         settings = {key: value for key, value in settings.items() if key not in TAU or key in kept}
     settings = {**settings, **overrides}
     validate(settings, name)
-    return {**{key: DEFAULTS[key] for key in _read(settings) if key in DEFAULTS}, **settings}
+    defaults = _defaults(settings)
+    return {**{key: defaults[key] for key in _read(settings) if key in defaults}, **settings}
 
 
 def validate(settings, file):
@@ -143,20 +101,20 @@ def validate(settings, file):
     for key in settings:
         if key not in KEYS:
             raise ExperimentError(f"{file}: unknown key '{key}'{_nearest(key, KEYS)}")
-    needed = _read(settings)
+    needed, known_keys, defaults = _read(settings), _keys(settings), _defaults(settings)
     for key in needed:
-        if key not in settings and key not in DEFAULTS:
+        if key not in settings and key not in defaults:
             raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
     for key, value in settings.items():
-        test, valid = KEYS[key]
+        test, valid = known_keys.get(key, (lambda _: True, ""))
         if not test(value):
             known = f"{valid}: {', '.join(test.names())}" if hasattr(test, "names") else valid
             raise ExperimentError(f"{file}: '{key}' is {json.dumps(value)}; it must be {known}.")
         if key not in needed:
-            by_policy = key in TAU and "tau_policy" in needed
-            reader = f"tau_policy '{settings['tau_policy']}'" if by_policy else f"method '{settings['method']}'"
+            reader = _reader(key, settings)
             raise ExperimentError(
-                f"{file}: the key '{key}' is unused, {reader} does not read it: remove it{_nearest(key, needed)}"
+                f"{file}: the key '{key}' is unused, {reader} '{settings[reader]}' does not read it: "
+                f"remove it{_nearest(key, needed)}"
             )
     if "tau_low" in needed and settings["tau_low"] >= settings["tau_high"]:
         raise ExperimentError(
@@ -180,10 +138,33 @@ def _once(pairs, file):
     return dict(pairs)
 
 
+def _keys(settings):
+    """key -> (test, what is valid), of all keys that experiments on this data set may have."""
+    task = tasks.of(settings)
+    method = {"method": (one_of(lambda: sorted(task.METHODS)), "a method")}
+    return COMMON | method | task.KEYS | DISTILLED | task.DISTILLED | TAU
+
+
+def _defaults(settings):
+    return DEFAULTS | tasks.of(settings).DEFAULTS
+
+
 def _read(settings):
-    """The keys that the method and the temperature policy of ``settings`` read, a list."""
+    """The keys that data set, method, optimiser and temperature policy of ``settings`` read, a list."""
+    task = tasks.of(settings)
+    adam = settings.get("optimiser") == "adam"
+    common = [key for key in (*COMMON, *task.KEYS) if not (adam and key == "momentum")]
     distilled = settings.get("method", "base") != "base"
-    return [*COMMON, *DISTILLED, *_tau_keys(settings)] if distilled else list(COMMON)
+    return [*common, *DISTILLED, *task.DISTILLED, *_tau_keys(settings)] if distilled else common
+
+
+def _reader(key, settings):
+    """The key whose value is why ``key`` is not read."""
+    if key not in _keys(settings):
+        return "dataset"
+    if key in TAU and settings["method"] != "base":
+        return "tau_policy"
+    return "optimiser" if key == "momentum" else "method"
 
 
 def _tau_keys(settings):

@@ -12,7 +12,8 @@ import torch
 
 from stkd_utils import data, engine, environment, hardware, models, temperature
 from stkd_utils.carbon import Meter
-from stkd_utils.objectives import Batch, Distillation, Teacher
+from stkd_utils.data import Batch
+from stkd_utils.objectives import Distillation, Teacher
 from stkd_utils.protocol import Protocol
 from stkd_utils.training import Trainer
 

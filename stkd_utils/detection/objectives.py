@@ -1,0 +1,45 @@
+"""What a detector learns from one batch: objects alone, or objects and a frozen teacher."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..objectives import Teacher
+from . import boxes, losses
+
+
+@dataclass
+class Supervised:
+    """Learning from the objects alone: the terms of `losses.multibox`; ``priors`` (P, 4) are those of the network."""
+
+    priors: torch.Tensor
+    policy = teacher = None
+
+    def terms(self, batch, outputs_s):
+        """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
+        return losses.multibox(outputs_s, *targets(batch, self.priors))
+
+
+@dataclass
+class Distillation:
+    """Learning from the objects and from a frozen teacher with the same priors: the terms of `losses.distil`.
+
+    ``teacher`` is an `objectives.Teacher`, which several students may share; ``policy`` a temperature policy, drawn
+    once a batch; ``weights`` the weights that `losses.distil` takes, a dict. Introduced in notebook 05.
+    """
+
+    priors: torch.Tensor
+    teacher: Teacher
+    policy: object
+    weights: dict
+
+    def terms(self, batch, outputs_s):
+        """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
+        labels, offsets = targets(batch, self.priors)
+        return losses.distil(outputs_s, self.teacher(batch), labels, offsets, self.policy.draw(), **self.weights)
+
+
+def targets(batch, priors):
+    """What each prior is to find in a `data.Batch`: labels int64 (N, P), 0 for background, and offsets (N, P, 4)."""
+    labels, matched = boxes.match(batch.boxes, batch.labels, priors)
+    return labels, boxes.encode(matched, priors)

@@ -1,0 +1,80 @@
+"""What an experiment on detection asks for, and what its runs are made of."""
+
+import os
+from functools import lru_cache
+
+from .. import detection
+from . import valid
+from .valid import ExperimentError
+
+datasets = detection.data.names
+evaluate = detection.evaluate
+KEYS = {
+    "model": (valid.one_of(detection.models.names), "a detector"),
+    "size": (lambda v: valid.count(v) and v > 0, "the side of an image in pixels"),
+    "augment": (valid.one_of(lambda: detection.AUGMENTS), "an augmentation"),
+    "train_sets": (valid.texts, 'lists of VOC layout, such as ["2007 trainval", "2012 trainval"]'),
+    "test_sets": (valid.texts, 'lists of VOC layout, such as ["2007 test"]'),
+    "imagenet": (valid.switch, "true (where the weights are at hand) or false"),
+}
+DISTILLED = {
+    "background_weight": (valid.number, "a number of 0 or more"),
+    "bound_weight": (valid.number, "a number of 0 or more"),
+    "hint_weight": (valid.number, "a number of 0 or more"),
+}
+DEFAULTS = {}
+METHODS = ("base", "kd")
+# what decides which images there are, and how they are shown
+DATA = ("train_sets", "test_sets", "size")
+VIEWS = ("augment",)
+
+
+def dataset(asked, device):
+    """The `detection.Dataset` on ``device`` that an experiment ``asked`` for; made once per process."""
+    limits = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit", "size")}
+    sets = {key: tuple(asked[key]) for key in ("train_sets", "test_sets")}
+    return _dataset(asked["dataset"], os.environ.get("STKD_DATA"), device, **limits, **sets)
+
+
+@lru_cache(maxsize=2)
+def _dataset(name, root, device, **options):
+    try:
+        return detection.load(name, root=root, device=device, **options)
+    except ValueError as error:
+        raise ExperimentError(str(error)) from error
+
+
+def network(asked, *, classes, channels, seed=None):
+    """The detector that is trained, as `detection.models.build` makes it; ``channels`` are always 3."""
+    size = {"size": asked["size"], "width": asked["width"], "depth": asked["depth"]}
+    return detection.models.build(asked["model"], classes, seed=seed, **size)
+
+
+def initialise(model, asked, say):
+    """Give ``model`` ImageNet weights where they are asked for and at hand: "imagenet" or "scratch"."""
+    if not asked["imagenet"]:
+        return "scratch"
+    told = detection.models.load_backbone(model)
+    say(f"{asked['model']}: {told}")
+    return "imagenet" if told.startswith("ImageNet") else "scratch"
+
+
+def augmentation(asked):
+    """How the training images are shown: a name."""
+    return asked["augment"]
+
+
+def supervised(model, asked):
+    """The objective of a detector without a teacher."""
+    return detection.Supervised(model.priors)
+
+
+def distilled(model, asked, teacher, policy):
+    """The objective of a student of ``teacher`` (an `objectives.Teacher`) under a temperature ``policy``."""
+    weights = {key: asked[key] for key in ("hard_weight", "soft_weight", *DISTILLED)}
+    return detection.Distillation(model.priors, teacher, policy, weights)
+
+
+def tested(trainer, folder, epoch):
+    """What the test split says of the trained detector: names and numbers; writes its detections and pictures."""
+    return detection.report(trainer.model, trainer.dataset, trainer.precision, folder / epoch)

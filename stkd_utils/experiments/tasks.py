@@ -1,0 +1,25 @@
+"""What kinds of experiments there are: each a module with the same names, chosen by the data set.
+
+A task says which keys its experiments have (``KEYS``, and ``DISTILLED`` for those with a teacher, with ``DEFAULTS``),
+which of them decide the images (``DATA``) and how they are shown (``VIEWS``), and makes what a run is made of:
+``dataset``, ``network``, ``augmentation``, the objectives ``supervised`` and ``distilled``, ``evaluate``, ``tested``.
+"""
+
+from . import classification, detection
+
+TASKS = {"classification": classification, "detection": detection}
+
+
+def datasets():
+    """Names of the data sets of all tasks, a list."""
+    return [name for task in TASKS.values() for name in task.datasets()]
+
+
+def name_of(dataset):
+    """The name of the task that a data set belongs to; "classification" for one that nobody knows."""
+    return next((name for name, task in TASKS.items() if dataset in task.datasets()), "classification")
+
+
+def of(asked):
+    """The task (a module) of the settings ``asked``."""
+    return TASKS[name_of(asked.get("dataset"))]

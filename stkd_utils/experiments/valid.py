@@ -1,0 +1,55 @@
+"""What values the keys of an experiment take: small tests, True for a valid value."""
+
+
+class ExperimentError(ValueError):
+    """A setting, experiment or profile that cannot be used; the message names file, key and what would be valid."""
+
+
+def positive(value):
+    """A number above 0."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def fraction(value):
+    """A number from 0 to 1."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def count(value):
+    """A whole number of 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def number(value):
+    """A number of 0 or more."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def limit(value):
+    """A whole number above 1, or None for no limit."""
+    return value is None or (count(value) and value > 1)
+
+
+def fractions(value):
+    """A rising list of numbers from 0 to 1."""
+    return isinstance(value, list) and all(map(fraction, value)) and value == sorted(value)
+
+
+def texts(value):
+    """A list of one text or more."""
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def switch(value):
+    """True or False."""
+    return isinstance(value, bool)
+
+
+def one_of(names):
+    """A test for a value among ``names()``."""
+
+    def check(value):
+        return value in names()
+
+    check.names = names
+    return check
