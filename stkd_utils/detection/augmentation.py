@@ -1,8 +1,9 @@
 """Views of an image and its boxes for training: resized only, or augmented as for SSD first."""
 
 import torch
+from torchvision.ops import box_iou
 from torchvision.transforms import v2
-from torchvision.tv_tensors import BoundingBoxes, Image
+from torchvision.tv_tensors import BoundingBoxes
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, on the scale 0..1, as for torchvision's weights
 STD = (0.229, 0.224, 0.225)
@@ -40,18 +41,50 @@ def view(image, boxes, labels, size, augment, seed):
     target = {"boxes": BoundingBoxes(pixels, format="XYXY", canvas_size=(height, width)), "labels": labels}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reach GPUs as well
-        image, target = _ssd(size, bool(len(boxes)))(Image(image), target)
+        image, target = _ssd(size, bool(len(boxes)))(v2.functional.to_pil_image(image), target)
     return image.as_subclass(torch.Tensor), target["boxes"].as_subclass(torch.Tensor) / size, target["labels"]
 
 
 def _ssd(size, has_objects):
     return v2.Compose(
         [
-            v2.RandomPhotometricDistort(),
+            v2.RandomPhotometricDistort(),  # of a PIL image: in half the time of a tensor's
+            v2.ToImage(),
             v2.RandomZoomOut(fill=[round(255 * value) for value in MEAN]),
-            *([v2.RandomIoUCrop()] if has_objects else []),  # looks for an object until it gives up
+            *([_IoUCrop()] if has_objects else []),  # looks for an object until it gives up
             v2.RandomHorizontalFlip(),
             v2.Resize([size, size], antialias=True),
             v2.SanitizeBoundingBoxes(),
         ]
     )
+
+
+class _IoUCrop(v2.RandomIoUCrop):
+    """torchvision's crop with the same chances, but all trials are looked at in one go: most of a view's time is this.
+
+    A trial is a window; the first one counts that has an allowed shape, the centre of an object in it, and among such
+    objects one with enough overlap.
+    """
+
+    def make_params(self, flat_inputs):
+        boxes = next(value for value in flat_inputs if isinstance(value, BoundingBoxes))
+        canvas = torch.tensor(boxes.canvas_size[::-1])
+        boxes = boxes.as_subclass(torch.Tensor)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        while True:
+            overlap = self.options[int(torch.randint(len(self.options), ()))]
+            if overlap >= 1:  # stands for no crop
+                return {}
+            scale, shift = torch.rand(2, self.trials, 2)
+            sides = (canvas * (self.min_scale + (self.max_scale - self.min_scale) * scale)).floor()
+            corners = ((canvas - sides) * shift).floor()
+            windows = torch.cat([corners, corners + sides], dim=1)
+            inside = ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(dim=2)
+            ratio = sides[:, 0] / sides[:, 1]
+            fits = (self.min_aspect_ratio <= ratio) & (ratio <= self.max_aspect_ratio) & inside.any(dim=1)
+            fits &= (box_iou(windows, boxes) * inside).amax(dim=1) >= overlap
+            if fits.any():
+                first = int(fits.int().argmax())
+                (left, top), (width, height) = corners[first].int().tolist(), sides[first].int().tolist()
+                window = {"top": top, "left": left, "height": height, "width": width}
+                return {**window, "is_within_crop_area": inside[first]}

@@ -2,12 +2,14 @@
 
 import colorsys
 import hashlib
+import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from .. import sources
 from ..seeding import stream_seed
@@ -15,7 +17,8 @@ from ..seeding import stream_seed
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COUNTS = {"train": 2000, "val": 400, "test": 600}
 HEIGHTS = (14, 48)  # of a digit, in pixels of a scene of 96
-TINY, FAINT, HIDDEN = 17, 0.22, 0.5  # what makes a digit difficult, see `write`
+TINY, FAINT, HIDDEN = 16, 0.22, 0.5  # what makes a digit difficult, see `write`
+HIDEABLE = 0.35  # no digit is drawn that leaves less of another one uncovered
 _ANNOTATION = "<annotation><size><width>{0}</width><height>{0}</height><depth>3</depth></size>{1}</annotation>\n"
 _OBJECT = (
     "<object><name>{}</name><difficult>{:d}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>"
@@ -27,7 +30,7 @@ def write(folder, *, seed=0, counts=COUNTS, size=96):
     """Composes scenes and writes them as VOC2007 below ``folder``: lists train, val, trainval and test.
 
     A scene is ``size`` pixels wide and high and holds up to 5 digits of scikit-learn, enlarged to 14..48 pixels (at
-    size 96), that may overlap; about 1 in 30 has none and 1 in 30 has only difficult ones. A digit is difficult when it
+    size 96), that may overlap; about 1 in 30 has none, and 1 in 12 only difficult ones. A digit is difficult when it
     is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
     `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is uncovered). Digits of the test scenes
     come from the test split of the data set "digits", all others from its learning part. Equal arguments, equal bytes
@@ -91,96 +94,121 @@ def _checksum(folder):
 
 
 def _glyphs(split):
-    """(ink as a grey image cut to its edges, label) of each digit."""
+    """(ink as a grey image with an empty edge around it, label) of each digit."""
     images = (Image.fromarray(image) for image in split.images[:, 0].numpy())
-    return [(image.crop(image.getbbox()), label) for image, label in zip(images, split.labels.tolist(), strict=True)]
+    cut = (ImageOps.expand(image.crop(image.getbbox()), border=1) for image in images)
+    return list(zip(cut, split.labels.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Digit:
+    label: int
+    difficult: bool
+    ink: int  # number of its pixels, covered or not
+    edges: tuple
+    colour: np.ndarray
+
+
+class _Palette:
+    """The colours of one scene, grey ones unless ``vivid``."""
+
+    def __init__(self, chance, vivid):
+        self.chance, self.vivid = chance, vivid
+        self.hue, self.bright = chance.random(), chance.random() < 0.5
+
+    def _hsv(self, hue, saturation, value):
+        return np.array(colorsys.hsv_to_rgb(hue % 1, saturation * self.vivid, value), dtype=np.float32)
+
+    def grounds(self):
+        """Two related colours for the ground and one for what clutters it."""
+        values = self.chance.uniform(*((0.65, 1) if self.bright else (0.08, 0.5)), 3)
+        return [self._hsv(self.hue + self.chance.normal(0, 0.07), self.chance.uniform(0.1, 0.5), v) for v in values]
+
+    def loud(self, others):
+        """Of a few colours the one that stands out most from ``others``."""
+        draw = self.chance.uniform
+        choices = np.stack([self._hsv(draw(), draw(0.4, 1), draw(0.15, 1)) for _ in range(5)])
+        distance = np.linalg.norm(choices[:, None] - np.stack(others), axis=2)
+        return choices[distance.min(axis=1).argmax()]
+
+    def faint(self, below):
+        """A colour that is hardly different from the one ``below``."""
+        return (below + (-1 if self.bright else 1) * self.chance.uniform(0.06, 0.11)).clip(0, 1).astype(np.float32)
 
 
 def _scene(glyphs, size, chance):
     """One scene: (picture, [(class name, difficult, xmin, ymin, xmax, ymax)]), in VOC's inclusive pixels from 1."""
-    canvas = _ground(glyphs, size, chance)
-    owner = np.zeros((size, size), dtype=np.int64)  # which digit is on top
+    palette = _Palette(chance, vivid=chance.random() > 0.15)
+    canvas = _ground(glyphs, size, palette, chance)
+    owner = np.zeros((size, size), dtype=np.int64)  # number of the digit on top
     digits, kind = [], chance.random()
     for _ in range(0 if kind < 1 / 30 else chance.integers(1, 6)):
-        _place(canvas, owner, digits, glyphs, chance, only_faint=kind > 29 / 30)
+        _place(canvas, owner, digits, glyphs, palette, chance, always_faint=kind > 29 / 30)
     uncovered = np.bincount(owner.ravel(), minlength=len(digits) + 1)
     objects = [
-        (CLASSES[label], difficult or uncovered[i] < HIDDEN * ink, *edges)
-        for i, (label, difficult, ink, edges) in enumerate(digits, start=1)
+        (CLASSES[digit.label], digit.difficult or uncovered[i] < HIDDEN * digit.ink, *digit.edges)
+        for i, digit in enumerate(digits, start=1)
     ]
-    if chance.random() < 0.15:
-        canvas = np.repeat(canvas.mean(axis=2, keepdims=True), 3, axis=2)
-    canvas = canvas + chance.normal(0, chance.uniform(0, 0.03), canvas.shape)
-    return Image.fromarray((canvas.clip(0, 1) * 255).round().astype(np.uint8)), objects
+    canvas += chance.uniform(0, 0.02) * chance.standard_normal((size, size, 1), dtype=np.float32)
+    return Image.fromarray((canvas.clip(0, 1) * 255 + 0.5).astype(np.uint8)), objects
 
 
-def _place(canvas, owner, digits, glyphs, chance, only_faint):
+def _place(canvas, owner, digits, glyphs, palette, chance, always_faint):
     """Draws one more digit, unless it would hide too much of another; owner and digits take note of it."""
     size = len(owner)
     glyph, label = glyphs[chance.integers(len(glyphs))]
-    height = HEIGHTS[0] * (HEIGHTS[1] / HEIGHTS[0]) ** chance.random() * size / 96
-    ink = _enlarged(glyph, height, chance)
+    ink = _enlarged(glyph, HEIGHTS[0] * (HEIGHTS[1] / HEIGHTS[0]) ** chance.random() * size / 96, chance)
     rows, columns = ink.shape
-    top, left = chance.integers(0, size - rows + 1), chance.integers(0, size - columns + 1)
+    top, left = (int(chance.integers(0, size - side + 1)) for side in (rows, columns))
     place = np.s_[top : top + rows, left : left + columns]
     solid = ink > 0.5
-    before = np.bincount(owner.ravel(), minlength=len(digits) + 1)
-    covered = np.bincount(owner[place][solid], minlength=len(digits) + 1)
-    if any(before[i] - covered[i] < 0.3 * digit[2] for i, digit in enumerate(digits, start=1)):
+    before, covered = (np.bincount(cells.ravel(), minlength=len(digits) + 1) for cells in (owner, owner[place][solid]))
+    if any(before[i] - covered[i] < HIDEABLE * digit.ink for i, digit in enumerate(digits, start=1)):
         return
     below = canvas[place].mean(axis=(0, 1))
-    colour = _colour(below, only_faint or chance.random() < 0.04, chance)
-    shade = np.linspace(1.08, 0.92, rows)[:, None, None]
-    canvas[place] += ink[..., None] * ((colour * shade).clip(0, 1) - canvas[place])
+    if always_faint or chance.random() < 0.04:
+        colour = palette.faint(below)
+    else:
+        colour = palette.loud([below, *(digit.colour for i, digit in enumerate(digits, start=1) if covered[i])])
+    canvas[place] += ink[..., None] * (colour - canvas[place])
     owner[place][solid] = len(digits) + 1
-    difficult = rows < TINY * size / 96 or np.linalg.norm(colour - below) < FAINT
-    digits.append((label, bool(difficult), int(solid.sum()), (left + 1, top + 1, left + columns, top + rows)))
+    difficult = rows < TINY * size / 96 or bool(np.linalg.norm(colour - below) < FAINT)
+    digits.append(_Digit(label, difficult, int(solid.sum()), (left + 1, top + 1, left + columns, top + rows), colour))
 
 
 def _enlarged(glyph, height, chance):
     """Ink between 0 and 1, sharp at its edges, turned a little and cut to what is more than half ink."""
-    factor = height / glyph.height
-    width = max(4, round(glyph.width * factor * chance.uniform(0.85, 1.25)))
-    large = glyph.resize((width, max(4, round(height))), Image.Resampling.BICUBIC)
+    factor = height / (glyph.height - 1)
+    width = round(glyph.width * factor * chance.uniform(0.85, 1.2))
+    large = glyph.resize((width, round(glyph.height * factor)), Image.Resampling.BICUBIC)
     large = large.rotate(chance.uniform(-12, 12), Image.Resampling.BICUBIC, expand=True)
-    ink = ((np.asarray(large, dtype=np.float64) / 255 - 0.42) * min(4, factor) + 0.5).clip(0, 1)
+    ink = ((np.asarray(large, dtype=np.float32) / 255 - 0.5) * min(4, factor) + 0.5).clip(0, 1)
     rows, columns = np.flatnonzero((ink > 0.5).any(axis=1)), np.flatnonzero((ink > 0.5).any(axis=0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _colour(below, faint, chance):
-    """A colour that stands out from the one ``below``, or one that hardly does."""
-    if faint:
-        return (below + chance.choice([-1, 1]) * chance.uniform(0.06, 0.11)).clip(0, 1)
-    choices = [_hsv(chance.random(), chance.uniform(0.2, 1), chance.uniform(0.1, 1)) for _ in range(4)]
-    return max(choices, key=lambda colour: np.linalg.norm(colour - below))
-
-
-def _hsv(hue, saturation, value):
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
-
-
-def _ground(glyphs, size, chance):
+def _ground(glyphs, size, palette, chance):
     """A ground (size, size, 3) between 0 and 1: two colours that blend, then strokes, blots or pieces of digits."""
-    hue = chance.random()
-    colours = [_hsv((hue + chance.normal(0, 0.08)) % 1, chance.uniform(0, 0.6), chance.uniform(0.1, 1)) for _ in "ab"]
-    angle = chance.uniform(0, 2 * np.pi)
-    ramp = np.linspace(-0.7, 0.7, size)
-    blend = (0.5 + ramp * np.cos(angle) + ramp[:, None] * np.sin(angle)).clip(0, 1)[..., None]
-    ground = colours[0] * blend + colours[1] * (1 - blend)
-    tint = _hsv((hue + chance.normal(0, 0.15)) % 1, chance.uniform(0, 0.7), chance.uniform(0.1, 1))
+    first, second, tint = palette.grounds()
+    angle = chance.uniform(0, 2 * math.pi)
+    ramp = np.linspace(-0.7, 0.7, size, dtype=np.float32)
+    blend = (0.5 + ramp * math.cos(angle) + ramp[:, None] * math.sin(angle)).clip(0, 1)
+    ground = first + blend[..., None] * (second - first)
+    strength = chance.uniform(0.25, 0.6)
     clutter = (_nothing, _blots, _strokes, _pieces)[chance.integers(4)](glyphs, size, chance)
-    return ground + chance.uniform(0.25, 0.6) * clutter[..., None] * (tint - ground)
+    if clutter is not None:
+        ground += strength * clutter[..., None] * (tint - ground)
+    return ground
 
 
 def _nothing(glyphs, size, chance):
-    return np.zeros((size, size))
+    return None
 
 
 def _blots(glyphs, size, chance):
     cells = chance.integers(3, 9)
     coarse = Image.fromarray((255 * chance.random((cells, cells))).astype(np.uint8))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)) / 255
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
 def _strokes(glyphs, size, chance):
@@ -194,12 +222,12 @@ def _strokes(glyphs, size, chance):
             draw.line([*corners[0].tolist(), *corners[1].tolist()], fill=255, width=width)
         else:
             draw.ellipse([*low.tolist(), *high.tolist()], outline=255, width=width)
-    return np.asarray(sheet.resize((size, size), Image.Resampling.BOX)) / 255
+    return np.asarray(sheet.reduce(2), dtype=np.float32) / 255
 
 
 def _pieces(glyphs, size, chance):
     """Quarters of digits: edges and curves like those of digits, which are none."""
-    sheet = np.zeros((size, size))
+    sheet = np.zeros((size, size), dtype=np.float32)
     for _ in range(chance.integers(4, 13)):
         ink = _enlarged(glyphs[chance.integers(len(glyphs))][0], chance.uniform(20, 52) * size / 96, chance)
         rows, columns = (side // 2 for side in ink.shape)
