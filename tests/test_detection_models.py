@@ -12,6 +12,7 @@ from torch import nn
 
 from stkd_utils import compute, engine, sources
 from stkd_utils.detection import boxes, models
+from stkd_utils.models.layers import ReLU6
 
 NAMES = ("mobilenetv2ssdlite", "ssd300vgg16", "ssd300vgg16bn")
 SMALL = {"size": 64, "width": 0.125, "depth": 0.3, "seed": 0}
@@ -163,6 +164,18 @@ def test_the_frozen_copy_answers_the_same_without_batch_norm(name):
         expected = model(views())
     assert expected.std() > 1e-3
     torch.testing.assert_close(copy(views()), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_the_student_learns_as_with_torchs_own_activation():
+    model, plain = small(NAMES[0]), small(NAMES[0])
+    layers = {key: layer for key, layer in plain.named_modules() if isinstance(layer, ReLU6)}
+    assert layers and not any(isinstance(layer, nn.ReLU6) for layer in model.modules())
+    for key in layers:
+        plain.set_submodule(key, nn.ReLU6())
+    for one in (model, plain):
+        one(views(4)).square().sum().backward()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @each_name
