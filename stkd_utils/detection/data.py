@@ -47,6 +47,10 @@ class Batch:
     positions: torch.Tensor
     epoch: int
 
+    def hits(self, outputs):
+        """Nothing: what is right of a detector's ``outputs`` shows only over a whole split (`metrics`)."""
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -64,7 +68,7 @@ class Dataset:
     size: int
     class_names: tuple
     checksum: str
-    device: str = "cpu"
+    device: torch.device = torch.device("cpu")
     workers: int = 0
 
     metric = "map50"
@@ -103,21 +107,20 @@ class Dataset:
             num_workers=self.workers,
             generator=torch.Generator(),  # its draws would come from the global one
         )
-        return (
-            Batch(self._normalised(views), *(value.to(self.device) for value in (boxes, labels, positions)), number)
-            for (views, boxes, labels), positions in zip(loader, chosen, strict=True)
-        )
+        return (self._batch(*views, positions, number) for views, positions in zip(loader, chosen, strict=True))
 
     def batches(self, split, batch_size):
-        """Iterator of all images of ``split`` in order, as float32 (n, 3, S, S), normalised, without augmentation.
+        """Iterator of `Batch` over all images of ``split`` in order, without augmentation; its ``epoch`` is 0.
 
-        What is in them says ``split.truths()``.
+        Difficult objects are left out here too; ``split.truths()`` has them all.
         """
-        for positions in torch.arange(len(split)).split(batch_size):
-            yield self._normalised(split.resized(positions, self.size))
+        for positions in torch.arange(len(split)).split(batch_size) if len(split) else ():
+            objects = _padded([split.objects(i) for i in positions.tolist()])
+            yield self._batch(split.resized(positions, self.size), *objects, positions, 0)
 
-    def _normalised(self, images):
-        return normalise(images.to(self.device), self.mean, self.std)
+    def _batch(self, images, boxes, labels, positions, epoch):
+        images, *others = (value.to(self.device) for value in (images, boxes, labels, positions))
+        return Batch(normalise(images, self.mean, self.std), *others, epoch)
 
 
 def load(
@@ -165,7 +168,8 @@ def load(
             ("test", test, test_limit, 0),
         )
     )
-    return Dataset(name, train, val, test, size, class_names, _checksum(train, val, test), device, workers)
+    checksum = _checksum(train, val, test)
+    return Dataset(name, train, val, test, size, class_names, checksum, torch.device(device), workers)
 
 
 class _Views(torch.utils.data.Dataset):
@@ -178,18 +182,22 @@ class _Views(torch.utils.data.Dataset):
         return len(self.split)
 
     def __getitem__(self, i):
-        wanted = ~self.split.difficult[i]
-        boxes, labels = self.split.boxes[i][wanted], self.split.labels[i][wanted]
-        return view(self.split.image(i), boxes, labels, self.size, self.augment, self.seeds[i])
+        return view(self.split.image(i), *self.split.objects(i), self.size, self.augment, self.seeds[i])
 
 
 def _collate(views):
     """Views of a batch as three tensors, as in `Batch` but uint8."""
-    images, boxes, labels = zip(*views, strict=True)
+    images, *objects = zip(*views, strict=True)
+    return torch.stack(images), *_padded(list(zip(*objects, strict=True)))
+
+
+def _padded(objects):
+    """Boxes (N, M, 4) and labels (N, M) of N images, filled up with zeros, from a list of pairs."""
+    boxes, labels = zip(*objects, strict=True)
     room = max(1, *map(len, labels))
     boxes = pad_sequence([*boxes, torch.zeros(room, 4)], batch_first=True)[:-1]
     labels = pad_sequence([*labels, torch.zeros(room, dtype=torch.int64)], batch_first=True)[:-1]
-    return torch.stack(images), boxes, labels
+    return boxes, labels
 
 
 def _limited(split, limit, what, generator):

@@ -29,9 +29,9 @@ _OBJECT = (
 def write(folder, *, seed=0, counts=COUNTS, size=96):
     """Composes scenes and writes them as VOC2007 below ``folder``: lists train, val, trainval and test.
 
-    A scene is ``size`` pixels wide and high and holds up to 5 digits of scikit-learn, enlarged to 14..48 pixels (at
-    size 96), that may overlap; about 1 in 30 has none, and 1 in 12 only difficult ones. A digit is difficult when it
-    is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
+    A scene is ``size`` pixels wide and high and holds up to 5 digits of scikit-learn that may overlap, about 14 to 48
+    pixels high where ``size`` is 96; about 1 in 30 has none, and 1 in 12 only difficult ones. A digit is difficult when
+    it is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
     `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is uncovered). Digits of the test scenes
     come from the test split of the data set "digits", all others from its learning part. Equal arguments, equal bytes
     on one machine. Introduced in notebook 05.
@@ -178,7 +178,7 @@ def _place(canvas, owner, digits, glyphs, palette, chance, always_faint):
 
 def _enlarged(glyph, height, chance):
     """Ink between 0 and 1, sharp at its edges, turned a little and cut to what is more than half ink."""
-    factor = height / (glyph.height - 1)
+    factor = height / (glyph.height - 2)  # without its empty edge
     width = round(glyph.width * factor * chance.uniform(0.85, 1.2))
     large = glyph.resize((width, round(glyph.height * factor)), Image.Resampling.BICUBIC)
     large = large.rotate(chance.uniform(-12, 12), Image.Resampling.BICUBIC, expand=True)

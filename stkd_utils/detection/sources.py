@@ -73,6 +73,11 @@ class Split:
         self._kept[size] = torch.stack([resize(self.image(i), size) for i in range(len(self))])
         return self._kept[size][positions]
 
+    def objects(self, position):
+        """Boxes (n, 4) and labels (n,) of image ``position``, without the difficult ones, which nobody learns from."""
+        wanted = ~self.difficult[position]
+        return self.boxes[position][wanted], self.labels[position][wanted]
+
     def truths(self):
         """The objects of each image, in order: a list of {"boxes", "labels", "difficult"}."""
         columns = zip(self.boxes, self.labels, self.difficult, strict=True)
