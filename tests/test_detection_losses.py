@@ -256,9 +256,9 @@ def test_inputs_stay_as_they_were():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype):
     outputs_s, outputs_t, labels, offsets = draw(dtype=torch.float32)
-    outputs_s, outputs_t = outputs_s.to(dtype), outputs_t.to(dtype)
+    outputs_s, outputs_t, offsets = outputs_s.to(dtype), outputs_t.to(dtype), offsets.to(dtype)
     terms = losses.distil(outputs_s, outputs_t, labels, offsets, 4.0, **WEIGHTS)
-    assert terms == losses.distil(outputs_s.float(), outputs_t.float(), labels, offsets, 4.0, **WEIGHTS)
+    assert terms == losses.distil(outputs_s.float(), outputs_t.float(), labels, offsets.float(), 4.0, **WEIGHTS)
 
 
 def test_tau_squared_and_the_weights_belong_to_their_terms():

@@ -76,6 +76,12 @@ def test_images_are_ranked_together():
     assert value([found([FAR], [0.4]), found([A], [0.5])], [truth([]), truth([A])]) == 1
 
 
+def test_equal_scores_keep_the_order_of_the_images():
+    detections = [found([FAR], [0.5]), found([FAR], [0.4])] * 50 + [found([A], [0.5])]
+    truths = [truth([])] * 100 + [truth([A])]
+    assert value(detections, truths) == pytest.approx(1 / 51) and value(detections[::-1], truths[::-1]) == 1
+
+
 def test_a_second_detection_of_an_object_is_false():
     assert value([found([A, A, B], [0.9, 0.8, 0.7])], [truth([A, B])]) == pytest.approx((1 + 2 / 3) / 2)
     assert value([found([A, A], [0.9, 0.8])], [truth([A])]) == 1
