@@ -79,8 +79,9 @@ def test_the_hardest_negatives_are_mined_in_each_image(seed, objects, negatives)
 
 
 def test_priors_of_equal_loss_are_mined_in_their_order():
-    labels = torch.tensor([[0, 0, 0, 2, 0, 0]])
-    assert losses.mined(torch.zeros(1, 6, 4), labels, 2).tolist() == [[True, True, False, True, False, False]]
+    labels, logits = torch.zeros(1, 3000, dtype=torch.int64), torch.zeros(1, 3000, 4)
+    labels[0, 4], logits[0, ::2, 0] = 2, -1.0
+    assert losses.mined(logits, labels)[0].nonzero().flatten().tolist() == [0, 2, 4, 6]
 
 
 def test_one_image_does_not_lend_its_negatives_to_another():
