@@ -30,7 +30,7 @@ def write(folder, *, seed=0, counts=COUNTS, size=96):
     """Composes scenes and writes them as VOC2007 below ``folder``: lists train, val, trainval and test.
 
     A scene is ``size`` pixels wide and high and holds up to 5 digits of scikit-learn that may overlap, about 14 to 48
-    pixels high where ``size`` is 96; about 1 in 30 has none, and 1 in 12 only difficult ones. A digit is difficult when
+    pixels high where ``size`` is 96; about 1 in 30 has none, and 1 in 16 only difficult ones. A digit is difficult when
     it is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
     `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is uncovered). Digits of the test scenes
     come from the test split of the data set "digits", all others from its learning part. Equal arguments, equal bytes
