@@ -94,8 +94,7 @@ def test_the_better_score_takes_the_object_not_the_better_overlap():
 
 def test_only_the_object_of_most_overlap_can_be_found():
     # The second detection overlaps the right object at IoU 0.82 and the left one, which is free, at 2/3.
-    left, right = [0.0, 0.0, 0.8, 1.0], [0.2, 0.0, 1.0, 1.0]
-    between = [0.12, 0.0, 0.92, 1.0]
+    left, between, right = ([x, 0.0, x + 0.8, 1.0] for x in (0.0, 0.12, 0.2))
     assert metrics.curves([found([right, between], [0.9, 0.8])], [truth([left, right])], 1)[1].hits.tolist() == [1, 1]
 
 
@@ -284,8 +283,7 @@ def test_coco_map_is_one_for_perfect_detections_and_counts_thresholds():
 
 
 def test_coco_map_need_not_find_difficult_objects():
-    truths = [truth([A, B], difficult=[True, False])]
-    assert metrics.coco_map([found([A, B], [0.9, 0.8])], truths) == pytest.approx(1)
+    assert metrics.coco_map([found([A, B], [0.9, 0.8])], [truth([A, B], difficult=[True, False])]) == pytest.approx(1)
     assert math.isnan(metrics.coco_map([found([A], [0.9])], [truth([A], difficult=[True])]))
 
 
