@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import datasets, tv_tensors
+from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
 from stkd_utils import detection
@@ -388,6 +389,18 @@ def test_crops_have_the_chances_of_torchvisions():
     assert set(windows[0]) == {"top", "left", "height", "width", "is_within_crop_area"}
 
 
+def test_a_crop_overlaps_an_object_whose_centre_it_holds_as_much_as_asked():
+    boxes = torch.tensor([[0.0, 0, 80, 100], [110, 90, 114, 94]])
+    flat = [tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(100, 120))]
+    crop = augmentation._IoUCrop(sampler_options=[0.3])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for one in (crop.make_params(flat) for _ in range(60)):
+            left, top = one["left"], one["top"]
+            window = torch.tensor([[left, top, left + one["width"], top + one["height"]]], dtype=torch.float32)
+            assert box_iou(window, boxes[one["is_within_crop_area"]]).max() >= 0.3
+
+
 def test_an_unknown_augmentation_is_an_error():
     with pytest.raises(ValueError, match="none, ssd"):
         data.view(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0), 8, "crop", 0)
@@ -545,6 +558,15 @@ def test_an_epoch_draws_everything_before_its_first_batch(load):
     assert all(torch.equal(streams[name].get_state(), between[name]) for name in streams)
     assert all(torch.equal(others[name].get_state(), between[name]) for name in streams)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_order_is_that_of_the_order_generator_alone(load):
+    order = generator(0, "order")
+    expected = [torch.randperm(12, generator=order).tolist() for _ in range(2)]
+    streams, dataset = generators(), load(train_limit=12)
+    for number, positions in enumerate(expected, start=1):
+        (batch,) = dataset.epoch(12, "ssd", streams, number)
+        assert batch.positions.tolist() == positions
 
 
 def test_views_do_not_depend_on_the_batch_size_or_on_workers(load):
