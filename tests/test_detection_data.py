@@ -392,13 +392,13 @@ def test_crops_have_the_chances_of_torchvisions():
 def test_a_crop_overlaps_an_object_whose_centre_it_holds_as_much_as_asked():
     boxes = torch.tensor([[0.0, 0, 80, 100], [110, 90, 114, 94]])
     flat = [tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(100, 120))]
-    crop = augmentation._IoUCrop(sampler_options=[0.3])
+    crop = augmentation._IoUCrop(sampler_options=[0.1])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         for one in (crop.make_params(flat) for _ in range(60)):
             left, top = one["left"], one["top"]
             window = torch.tensor([[left, top, left + one["width"], top + one["height"]]], dtype=torch.float32)
-            assert box_iou(window, boxes[one["is_within_crop_area"]]).max() >= 0.3
+            assert box_iou(window, boxes[one["is_within_crop_area"]]).max() >= 0.1
 
 
 def test_an_unknown_augmentation_is_an_error():

@@ -228,7 +228,7 @@ def _strokes(glyphs, size, chance):
 def _pieces(glyphs, size, chance):
     """Quarters of digits: edges and curves like those of digits, which are none."""
     sheet = np.zeros((size, size), dtype=np.float32)
-    for _ in range(chance.integers(4, 13)):
+    for _ in range(chance.integers(3, 9)):
         ink = _enlarged(glyphs[chance.integers(len(glyphs))][0], chance.uniform(20, 52) * size / 96, chance)
         rows, columns = (side // 2 for side in ink.shape)
         down, right = chance.integers(0, 2, 2)
