@@ -37,7 +37,7 @@ def parser():
     books.set_defaults(call=_notebooks)
 
     fetch = commands.add_parser("data", help="download a data set")
-    fetch.add_argument("name", help="cifar10 or cifar100")
+    fetch.add_argument("name", help="cifar10, cifar100, or voc (with the ImageNet weights that detectors begin with)")
     fetch.set_defaults(call=_data)
 
     publish = commands.add_parser("publish", help="append finished runs to the ledger")
@@ -149,9 +149,15 @@ def _notebooks(asked):
 
 
 def _data(asked):
-    from . import data
+    from . import data, detection
 
-    print(data.fetch(asked.name))
+    if asked.name not in detection.data.names():
+        print(data.fetch(asked.name))
+        return
+    print(detection.data.fetch(asked.name))
+    if asked.name == "voc":
+        for network in ("mobilenetv2ssdlite", "ssd300vgg16"):
+            print(detection.models.fetch_backbone(network))
 
 
 def _publish(asked):

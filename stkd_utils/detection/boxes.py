@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_convert, box_iou
 
-MAPS = 6
+MOST_MAPS = 6
 PER_LOCATION = 6  # two squares, and a wide and a tall box of each aspect ratio
 CENTRE, EXTENT = 10.0, 5.0  # how much finer than the prior's size offsets are counted
 LARGEST = math.log(1000 / 16)  # an offset makes no box larger than its prior times 62.5, as in torchvision
@@ -20,16 +20,17 @@ LARGEST = math.log(1000 / 16)  # an offset makes no box larger than its prior ti
 def priors(maps):
     """The boxes that a network's outputs are offsets from: float32 (P, 4), map by map, row by row.
 
-    ``maps``: the side lengths of the six square feature maps. At each location stand 6 boxes: aspect ratios 1 (twice),
-    2, 1/2, 3, 1/3, with scales from 0.2 on the first map to 0.95 on the last. Maps 19, 10, 5, 3, 2, 1 give 3,000.
-    Centres lie inside the image, edges need not. On the CPU. Liu et al. 2016, section 2.2. Introduced in notebook 05.
+    ``maps``: the side lengths of the square feature maps, two to six. At each location stand 6 boxes: aspect ratios 1
+    (twice), 2, 1/2, 3, 1/3, with scales from 0.2 on the first map to 0.95 on the last. Maps 19, 10, 5, 3, 2, 1 give
+    3,000. Centres lie inside the image, edges need not. On the CPU. Liu et al. 2016, section 2.2. Introduced in
+    notebook 05.
 
-    Raises ValueError when there are not six maps of at least one pixel.
+    Raises ValueError for another number of maps, or one below one pixel.
     """
-    if len(maps) != MAPS or min(maps) < 1:
-        raise ValueError(f"Priors need the sides of {MAPS} feature maps, each at least 1; got {list(maps)}.")
+    if not 2 <= len(maps) <= MOST_MAPS or min(maps) < 1:
+        raise ValueError(f"Priors need the sides of 2 to {MOST_MAPS} feature maps, each at least 1; got {list(maps)}.")
     with torch.device("cpu"):  # torchvision mixes the default device with the CPU
-        generator = DefaultBoxGenerator([[2, 3]] * MAPS, min_ratio=0.2, max_ratio=0.95)
+        generator = DefaultBoxGenerator([[2, 3]] * len(maps), min_ratio=0.2, max_ratio=0.95)
         unit = ImageList(torch.empty(1, 3, 1, 1), [(1, 1)])  # an image of one pixel: its pixels are fractions
         return generator(unit, [torch.empty(1, 1, side, side) for side in maps])[0]
 

@@ -9,7 +9,7 @@ from . import boxes, metrics, pictures
 from .losses import multibox
 from .objectives import targets
 
-SHOWN = 8
+SHOWN = 4
 """Number of images of the picture that a run leaves."""
 
 
@@ -53,8 +53,8 @@ def report(model, dataset, precision="float32", folder=None):
     if folder:
         write(found, dataset.test, dataset.class_names, folder)
         few = range(min(SHOWN, len(found)))
-        columns = {"what is there": there, "what was found": found}
-        pictures.save([dataset.test.image(i) for i in few], columns, dataset.class_names, folder / "pictures.png")
+        rows = {"there": there, "found": found}
+        pictures.save([dataset.test.image(i) for i in few], rows, dataset.class_names, folder / "pictures.png")
     ap = {name: area.ap[number] for number, name in enumerate(dataset.class_names, 1)}
     return {
         "map50": area.map50,

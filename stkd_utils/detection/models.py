@@ -32,28 +32,29 @@ MOBILE_EXTRAS = ((0.2, 512), (0.25, 256), (0.5, 256), (0.25, 64))  # expansion, 
 
 
 def maps(size):
-    """Side lengths of the six square feature maps for images of ``size`` pixels: 300 gives 19, 10, 5, 3, 2, 1.
+    """Side lengths of the square feature maps for images of ``size`` pixels: 300 gives 19, 10, 5, 3, 2, 1.
 
-    Each is half of the one before, rounded up. Raises ValueError for a size at which the networks' first maps differ
-    (VGG16 rounds some halves down, MobileNetV2 none). Introduced in notebook 05.
+    Each is half of the one before, rounded up; the last of at most six has one pixel, so that small images have fewer:
+    64 gives 4, 2, 1. Raises ValueError for a size below 32, or at which the networks' first maps differ (VGG16 rounds
+    some halves down, MobileNetV2 none). Introduced in notebook 05.
     """
     first = -(-size // 16)
-    if first < 1 or first != -(-(size // 4) // 2) // 2:
-        raise ValueError(f"Images of {size} pixels give the networks unequal maps; choose 300 or a multiple of 16.")
+    if first < 2 or first != -(-(size // 4) // 2) // 2:
+        raise ValueError(f"Images of {size} pixels do not fit all networks; choose 300 or a multiple of 16 above 16.")
     sides = [first]
-    while len(sides) < boxes.MAPS:
+    while sides[-1] > 1 and len(sides) < boxes.MOST_MAPS:
         sides.append(-(-sides[-1] // 2))
     return sides
 
 
 class VGG(nn.Module):
-    """VGG16 down to stride 16, its fc6 and fc7 as convolutions, and five extras: (N, 3, S, S) -> the six maps.
+    """VGG16 down to stride 16, its fc6 and fc7 as convolutions, and up to five extras: (N, 3, S, S) -> ``count`` maps.
 
     Liu et al. 2016, section 3, without the map of conv4_3 (stride 8); pool3 rounds up, pool5 keeps the size, and fc6
     is dilated by 6, as there. ``norm`` is the layer after each convolution, None or `torch.nn.BatchNorm2d`.
     """
 
-    def __init__(self, width, depth, norm):
+    def __init__(self, count, width, depth, norm):
         super().__init__()
         layers = []
         for outputs, blocks in VGG_STAGES:
@@ -65,7 +66,7 @@ class VGG(nn.Module):
         fc6, fc7 = convolution(last, hidden, 3, dilation=6), convolution(hidden, hidden, 1)
         self.fc = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), fc6, fc7)
         self.channels, self.extras = [hidden], nn.ModuleList()
-        for inside, outputs in VGG_EXTRAS:
+        for inside, outputs in VGG_EXTRAS[: count - 1]:
             inside, outputs = scaled(inside, width), scaled(outputs, width)
             thin = convolution(self.channels[-1], inside, 1)
             self.extras.append(nn.Sequential(thin, convolution(inside, outputs, 3, stride=2)))
@@ -80,21 +81,21 @@ class VGG(nn.Module):
         return found
 
     @staticmethod
-    def head(channels, outputs, number):
-        """The dense prediction (N, channels, H, W) -> (N, outputs, H, W) of map ``number``."""
+    def head(channels, outputs, last):
+        """The dense prediction (N, channels, H, W) -> (N, outputs, H, W) of a map."""
         head = nn.Conv2d(channels, outputs, 3, padding=1)
         _each(head, nn.init.xavier_uniform_)
         return head
 
 
 class MobileNet(nn.Module):
-    """MobileNetV2 and four inverted residuals: (N, 3, S, S) -> the six maps.
+    """MobileNetV2 and up to four inverted residuals: (N, 3, S, S) -> ``count`` maps.
 
     The first map is the expansion of the first block of stride 32, the second the network's last layer. Sandler et al.
     2018, section 6.2, in the layout of qfgaohao/pytorch-ssd.
     """
 
-    def __init__(self, width, depth):
+    def __init__(self, count, width, depth):
         super().__init__()
         stages = [[t, c, repeated(blocks, depth), stride] for t, c, blocks, stride in MOBILE_STAGES]
         network = MobileNetV2(width_mult=width, inverted_residual_setting=stages)
@@ -105,7 +106,7 @@ class MobileNet(nn.Module):
             _each(self.features[-1], partial(nn.init.kaiming_normal_, mode="fan_out"))
         self.channels = [self.features[self.split].conv[0].out_channels, self.features[-1].out_channels]
         self.extras = nn.ModuleList()
-        for expansion, outputs in MOBILE_EXTRAS:
+        for expansion, outputs in MOBILE_EXTRAS[: count - 2]:
             self.extras.append(InvertedResidual(self.channels[-1], scaled(outputs, width), 2, expansion))
             self.channels.append(scaled(outputs, width))
         _each(self.extras, _narrow)
@@ -124,10 +125,10 @@ class MobileNet(nn.Module):
         return found
 
     @staticmethod
-    def head(channels, outputs, number):
-        """The separable prediction (N, channels, H, W) -> (N, outputs, H, W) of map ``number``, on the last 1x1."""
+    def head(channels, outputs, last):
+        """The separable prediction (N, channels, H, W) -> (N, outputs, H, W) of a map; 1x1 on the ``last``."""
         head = nn.Conv2d(channels, outputs, 1)
-        if number < boxes.MAPS - 1:
+        if not last:
             head = nn.Sequential(
                 Conv2dNormActivation(channels, channels, 3, groups=channels, activation_layer=nn.ReLU6), head
             )
@@ -160,7 +161,10 @@ class SSD(nn.Module):
         super().__init__()
         self.body, self.classes, self.size, self.weights = body, classes, size, weights
         self.box_heads, self.class_heads = (
-            nn.ModuleList(body.head(c, boxes.PER_LOCATION * values, i) for i, c in enumerate(body.channels))
+            nn.ModuleList(
+                body.head(c, boxes.PER_LOCATION * values, last=i == len(body.channels))
+                for i, c in enumerate(body.channels, 1)
+            )
             for values in (4, classes + 1)
         )
         self.register_buffer("priors", boxes.priors(maps(size)), persistent=False)
@@ -227,7 +231,7 @@ def build(name, classes, *, size=300, width=1.0, depth=1.0, seed=None):
 
 def _make(name, classes, size, width, depth):
     body, weights, _ = _NETWORKS[name]
-    return SSD(body(width, depth), classes, size, weights if width == depth == 1 else None)
+    return SSD(body(len(maps(size)), width, depth), classes, size, weights if width == depth == 1 else None)
 
 
 def _known(name):

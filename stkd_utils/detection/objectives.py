@@ -10,14 +10,18 @@ from . import boxes, losses
 
 @dataclass
 class Supervised:
-    """Learning from the objects alone: the terms of `losses.multibox`; ``priors`` (P, 4) are those of the network."""
+    """Learning from the objects alone: the terms of `losses.multibox`.
+
+    ``priors`` (P, 4) are those of the network, ``match_iou`` the overlap from which a prior stands for an object.
+    """
 
     priors: torch.Tensor
+    match_iou: float = 0.5
     policy = teacher = None
 
     def terms(self, batch, outputs_s):
         """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
-        return losses.multibox(outputs_s, *targets(batch, self.priors))
+        return losses.multibox(outputs_s, *targets(batch, self.priors, self.match_iou))
 
 
 @dataclass
@@ -25,21 +29,23 @@ class Distillation:
     """Learning from the objects and from a frozen teacher with the same priors: the terms of `losses.distil`.
 
     ``teacher`` is an `objectives.Teacher`, which several students may share; ``policy`` a temperature policy, drawn
-    once a batch; ``weights`` the weights that `losses.distil` takes, a dict. Introduced in notebook 05.
+    once a batch; ``weights`` the weights that `losses.distil` takes, a dict; ``match_iou`` as in `Supervised`.
+    Introduced in notebook 05.
     """
 
     priors: torch.Tensor
     teacher: Teacher
     policy: object
     weights: dict
+    match_iou: float = 0.5
 
     def terms(self, batch, outputs_s):
         """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
-        labels, offsets = targets(batch, self.priors)
+        labels, offsets = targets(batch, self.priors, self.match_iou)
         return losses.distil(outputs_s, self.teacher(batch), labels, offsets, self.policy.draw(), **self.weights)
 
 
-def targets(batch, priors):
+def targets(batch, priors, match_iou=0.5):
     """What each prior is to find in a `data.Batch`: labels int64 (N, P), 0 for background, and offsets (N, P, 4)."""
-    labels, matched = boxes.match(batch.boxes, batch.labels, priors)
+    labels, matched = boxes.match(batch.boxes, batch.labels, priors, match_iou)
     return labels, boxes.encode(matched, priors)

@@ -16,8 +16,9 @@ from ..seeding import stream_seed
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COUNTS = {"train": 2000, "val": 400, "test": 600}
-HEIGHTS = (14, 48)  # of a digit, in pixels of a scene of 96
-TINY, FAINT, HIDDEN = 16, 0.22, 0.5  # what makes a digit difficult, see `write`
+MOST = 3  # digits in a scene
+HEIGHTS = (20, 56)  # of a digit, in pixels of a scene of 96
+TINY, FAINT, HIDDEN = 22, 0.22, 0.5  # what makes a digit difficult, see `write`
 HIDEABLE = 0.35  # no digit is drawn that leaves less of another one uncovered
 _ANNOTATION = "<annotation><size><width>{0}</width><height>{0}</height><depth>3</depth></size>{1}</annotation>\n"
 _OBJECT = (
@@ -29,8 +30,9 @@ _OBJECT = (
 def write(folder, *, seed=0, counts=COUNTS, size=96):
     """Composes scenes and writes them as VOC2007 below ``folder``: lists train, val, trainval and test.
 
-    A scene is ``size`` pixels wide and high and holds up to 5 digits of scikit-learn that may overlap, about 14 to 48
-    pixels high where ``size`` is 96; about 1 in 30 has none, and 1 in 16 only difficult ones. A digit is difficult when
+    A scene is ``size`` pixels wide and high and holds up to `MOST` digits of scikit-learn, light on a darker ground,
+    which may overlap and are `HEIGHTS` pixels high where ``size`` is 96; a few have none, or only difficult ones. A
+    digit is difficult when
     it is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
     `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is uncovered). Digits of the test scenes
     come from the test split of the data set "digits", all others from its learning part. Equal arguments, equal bytes
@@ -114,26 +116,26 @@ class _Palette:
 
     def __init__(self, chance, vivid):
         self.chance, self.vivid = chance, vivid
-        self.hue, self.bright = chance.random(), chance.random() < 0.5
+        self.hue = chance.random()
 
     def _hsv(self, hue, saturation, value):
         return np.array(colorsys.hsv_to_rgb(hue % 1, saturation * self.vivid, value), dtype=np.float32)
 
     def grounds(self):
         """Two related colours for the ground and one for what clutters it."""
-        values = self.chance.uniform(*((0.65, 1) if self.bright else (0.08, 0.5)), 3)
+        values = self.chance.uniform(0.08, 0.5, 3)
         return [self._hsv(self.hue + self.chance.normal(0, 0.07), self.chance.uniform(0.1, 0.5), v) for v in values]
 
     def loud(self, others):
-        """Of a few colours the one that stands out most from ``others``."""
+        """Of a few light colours the one that stands out most from ``others``."""
         draw = self.chance.uniform
-        choices = np.stack([self._hsv(draw(), draw(0.4, 1), draw(0.15, 1)) for _ in range(5)])
+        choices = np.stack([self._hsv(draw(), draw(0, 0.6), draw(0.8, 1)) for _ in range(5)])
         distance = np.linalg.norm(choices[:, None] - np.stack(others), axis=2)
         return choices[distance.min(axis=1).argmax()]
 
     def faint(self, below):
         """A colour that is hardly different from the one ``below``."""
-        return (below + (-1 if self.bright else 1) * self.chance.uniform(0.06, 0.11)).clip(0, 1).astype(np.float32)
+        return (below + self.chance.uniform(0.06, 0.11)).clip(0, 1).astype(np.float32)
 
 
 def _scene(glyphs, size, chance):
@@ -142,7 +144,7 @@ def _scene(glyphs, size, chance):
     canvas = _ground(glyphs, size, palette, chance)
     owner = np.zeros((size, size), dtype=np.int64)  # number of the digit on top
     digits, kind = [], chance.random()
-    for _ in range(0 if kind < 1 / 30 else chance.integers(1, 6)):
+    for _ in range(0 if kind < 1 / 30 else chance.integers(1, MOST + 1)):
         _place(canvas, owner, digits, glyphs, palette, chance, always_faint=kind > 29 / 30)
     uncovered = np.bincount(owner.ravel(), minlength=len(digits) + 1)
     objects = [

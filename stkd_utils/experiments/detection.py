@@ -12,6 +12,7 @@ evaluate = detection.evaluate
 KEYS = {
     "model": (valid.one_of(detection.models.names), "a detector"),
     "size": (lambda v: valid.count(v) and v > 0, "the side of an image in pixels"),
+    "match_iou": (valid.fraction, "an overlap between 0 and 1"),
     "augment": (valid.one_of(lambda: detection.AUGMENTS), "an augmentation"),
     "train_sets": (valid.texts, 'lists of VOC layout, such as ["2007 trainval", "2012 trainval"]'),
     "test_sets": (valid.texts, 'lists of VOC layout, such as ["2007 test"]'),
@@ -22,7 +23,7 @@ DISTILLED = {
     "bound_weight": (valid.number, "a number of 0 or more"),
     "hint_weight": (valid.number, "a number of 0 or more"),
 }
-DEFAULTS = {}
+DEFAULTS = {"match_iou": 0.5}
 METHODS = ("base", "kd")
 # what decides which images there are, and how they are shown
 DATA = ("train_sets", "test_sets", "size")
@@ -66,13 +67,13 @@ def augmentation(asked):
 
 def supervised(model, asked):
     """The objective of a detector without a teacher."""
-    return detection.Supervised(model.priors)
+    return detection.Supervised(model.priors, asked["match_iou"])
 
 
 def distilled(model, asked, teacher, policy):
     """The objective of a student of ``teacher`` (an `objectives.Teacher`) under a temperature ``policy``."""
     weights = {key: asked[key] for key in ("hard_weight", "soft_weight", *DISTILLED)}
-    return detection.Distillation(model.priors, teacher, policy, weights)
+    return detection.Distillation(model.priors, teacher, policy, weights, asked["match_iou"])
 
 
 def tested(trainer, folder, epoch):

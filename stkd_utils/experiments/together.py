@@ -155,7 +155,9 @@ def _conclude(plan, trainer, start):
     last = {key: value.clone() for key, value in model.state_dict().items()}
     with trainer.meter.block("evaluate"):
         result = {"last": _test(plan, trainer, "last", last, fit.history[-1])}
-        result["chosen"] = _test(plan, trainer, "chosen", fit.chosen_weights, fit.history[fit.chosen_epoch - 1])
+        row = fit.history[fit.chosen_epoch - 1]  # the test split is not read twice for one and the same network
+        chosen = row is not fit.history[-1]
+        result["chosen"] = _test(plan, trainer, "chosen", fit.chosen_weights, row) if chosen else result["last"]
     shape = {"classes": dataset.classes, "channels": dataset.channels}
     checkpoint.save({"last": last, "chosen": fit.chosen_weights, **shape}, plan.folder / "weights.pt")
     draws = {"tau": trainer.objective.policy.draws if trainer.objective.policy else []}

@@ -51,7 +51,7 @@ class Reference:
         self.optimiser = torch.optim.Adam(self.student.parameters(), 1e-4)
         self.images, found, labels = scene(batch, size, classes, device)
         self.targets = [{"boxes": b[t > 0], "labels": t[t > 0]} for b, t in zip(found, labels, strict=True)]
-        generator = DefaultBoxGenerator([[2, 3]] * boxes.MAPS)
+        generator = DefaultBoxGenerator([[2, 3]] * boxes.MOST_MAPS)
         self.ssd = SSD(nn.Identity(), generator, (size, size), classes + 1, head=nn.Identity())
 
     def __call__(self):
