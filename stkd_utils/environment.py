@@ -15,6 +15,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "p
 NOT_RESULTS = {
     "__main__.py", "notebooks.py", "plots.py", "slider.py", "stats.py", "progress.py", "receipt.py", "ledger.py",
     "ledger_files.py", "record.schema.json", "procedures.py", "tables.py", "profiling.py", "experiments/profiles.json",
+    "detection/pictures.py",
 }  # fmt: skip
 
 

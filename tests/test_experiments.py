@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stkd_utils import experiments, ledger, losses, training
-from stkd_utils.experiments import ExperimentError, settings, together
+from stkd_utils.experiments import ExperimentError, settings, tasks, together
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
@@ -43,13 +43,15 @@ def test_trap_P6_rivals_differ_in_nothing_but_the_temperature(name):
     about_tau = "tau_policy", *settings.TAU
     assert without(random, *about_tau) == without(fixed, *about_tau)
     alone = experiments.load(f"{random['dataset']}/{random['model']}-base")
-    assert without(random, "method", *about_tau, *settings.DISTILLED) == without(alone, "method")
+    of_teacher = *settings.DISTILLED, *tasks.of(random).DISTILLED
+    assert without(random, "method", *about_tau, *of_teacher) == without(alone, "method")
 
 
 @pytest.mark.parametrize("profile", experiments.profile_names())
 @pytest.mark.parametrize("name", experiments.names())
 def test_every_experiment_resolves_in_every_profile(name, profile):
-    experiments.resolve(name, experiments.profile(profile).overrides)
+    task = tasks.name_of(experiments.load(name)["dataset"])
+    experiments.resolve(name, experiments.profile(profile, task).overrides)
 
 
 def test_paper_profile_is_the_protocol_of_the_paper():

@@ -15,7 +15,7 @@ from .. import sources
 from ..seeding import stream_seed
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COUNTS = {"train": 2000, "val": 400, "test": 600}
+COUNTS = {"train": 1500, "val": 300, "test": 400}
 MOST = 3  # digits in a scene
 HEIGHTS = (20, 56)  # of a digit, in pixels of a scene of 96
 TINY, FAINT, HIDDEN = 22, 0.22, 0.5  # what makes a digit difficult, see `write`

@@ -37,7 +37,8 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
     forward pass per batch for all; several seeds need one ``data_seed`` for that. Each run ends as if trained alone.
     Raises ExperimentError for runs that cannot share a pass, and as `run`.
     """
-    varied = {key: value for key, value in grid.items() if _is_list(key, value)}
+    known = settings.keys(settings.load(name))
+    varied = {key: value for key, value in grid.items() if _is_list(value, known.get(key))}
     fixed = {key: value for key, value in grid.items() if key not in varied}
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     if together:
@@ -56,9 +57,9 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
     return done
 
 
-def _is_list(key, value):
-    valid = settings.KEYS[key][0] if key in settings.KEYS else lambda value: False
-    return isinstance(value, (list, tuple)) and not valid(value)
+def _is_list(value, known):
+    """Whether ``value`` is a list of values, and not one value of a key; ``known`` is that key's, or None."""
+    return isinstance(value, (list, tuple)) and not (known and known[0](value))
 
 
 def _runs(name, wanted, profile, *, runs=None, **options):

@@ -101,7 +101,7 @@ def validate(settings, file):
     for key in settings:
         if key not in KEYS:
             raise ExperimentError(f"{file}: unknown key '{key}'{_nearest(key, KEYS)}")
-    needed, known_keys, defaults = _read(settings), _keys(settings), _defaults(settings)
+    needed, known_keys, defaults = _read(settings), keys(settings), _defaults(settings)
     for key in needed:
         if key not in settings and key not in defaults:
             raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
@@ -138,8 +138,8 @@ def _once(pairs, file):
     return dict(pairs)
 
 
-def _keys(settings):
-    """key -> (test, what is valid), of all keys that experiments on this data set may have."""
+def keys(settings):
+    """key -> (test, what is valid), of all keys that experiments on the data set of ``settings`` may have."""
     task = tasks.of(settings)
     method = {"method": (one_of(lambda: sorted(task.METHODS)), "a method")}
     return COMMON | method | task.KEYS | DISTILLED | task.DISTILLED | TAU
@@ -160,7 +160,7 @@ def _read(settings):
 
 def _reader(key, settings):
     """The key whose value is why ``key`` is not read."""
-    if key not in _keys(settings):
+    if key not in keys(settings):
         return "dataset"
     if key in TAU and settings["method"] != "base":
         return "tau_policy"
