@@ -9,7 +9,9 @@ from pathlib import Path
 from . import __version__
 
 PACKAGE = Path(__file__).parent
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "ptflops")
+PACKAGES = (
+    "torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "ptflops", "torchmetrics", "pycocotools",
+)  # fmt: skip
 
 # Source that changes how results look, not what they are: editing it does not make finished runs stale.
 NOT_RESULTS = {
