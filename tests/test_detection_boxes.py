@@ -69,9 +69,17 @@ def test_priors_do_not_depend_on_the_default_device():
         assert torch.equal(bx.priors(MAPS), PRIORS)
 
 
-@pytest.mark.parametrize("maps", [(19, 10, 5, 3, 2), (19, 10, 5, 3, 2, 0), (1,) * 7])
-def test_priors_need_six_maps(maps):
-    with pytest.raises(ValueError, match="6 feature maps"):
+@pytest.mark.parametrize("maps", [(4, 2, 1), (2, 1)])
+def test_scales_of_fewer_maps_reach_from_small_to_large_all_the_same(maps):
+    found = bx.priors(maps)
+    assert len(found) == 6 * sum(side**2 for side in maps)
+    sides = (found[:, 2:] - found[:, :2])[:, 0]
+    assert sides[0] == pytest.approx(0.2) and sides[-6] == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("maps", [(19,), (19, 10, 5, 3, 2, 0), (1,) * 7])
+def test_priors_need_two_to_six_maps(maps):
+    with pytest.raises(ValueError, match="2 to 6 feature maps"):
         bx.priors(maps)
 
 
