@@ -65,18 +65,18 @@ def test_scenes_of_one_list_do_not_depend_on_how_many_the_others_have(tmp_path):
     assert torch.equal(*pictures)
 
 
-def test_scenes_hold_up_to_five_digits_of_every_class_and_some_none(everything):
+def test_scenes_hold_up_to_three_digits_of_every_class_and_some_none(everything):
     counts = {len(labels) for labels in everything.labels}
-    assert counts == set(range(6))
+    assert counts == {0, 1, 2, 3} and scenes.MOST == 3
     assert set(torch.cat(everything.labels).tolist()) == set(range(1, 11))
     easy = [int((~difficult).sum()) for difficult in everything.difficult]
     assert any(count == 0 < len(labels) for count, labels in zip(easy, everything.labels, strict=True))
 
 
-def test_digits_are_14_to_48_pixels_high_give_or_take_their_slant(everything):
+def test_digits_are_20_to_56_pixels_high_give_or_take_their_slant(everything):
     boxes = torch.cat(everything.boxes) * 96
     heights = boxes[:, 3] - boxes[:, 1]
-    assert 10 <= heights.min() < 16 and 44 < heights.max() <= 60
+    assert 15 <= heights.min() < 22 and 52 < heights.max() <= 68
     assert (boxes[:, 2] - boxes[:, 0]).min() >= 2
 
 
@@ -103,6 +103,17 @@ def test_easy_digits_stand_out_from_what_is_around_them(everything):
     assert np.mean(contrast[False]) > 1.15 * np.mean(contrast[True])
 
 
+def test_digits_are_light_on_a_darker_ground(everything):
+    """The brightest pixels of an easy digit's box are brighter than nearly all of a scene without a digit."""
+    grounds = [i for i, labels in enumerate(everything.labels) if not len(labels)]
+    ground = np.mean([everything.image(i).float().quantile(0.95) for i in grounds])
+    for i, truth in enumerate(everything.truths()):
+        for box, difficult in zip((truth["boxes"] * 96).round().int().tolist(), truth["difficult"], strict=True):
+            left, top, right, bottom = box
+            bright = everything.image(i)[:, top:bottom, left:right].float().amax(dim=0).quantile(0.9)
+            assert difficult or bright > ground, everything.ids[i]
+
+
 def test_trap_test_scenes_show_no_digit_of_the_learning_part(monkeypatch, tmp_path):
     """With an empty ink for all digits of the learning part, only the test scenes hold any."""
     learn, test, names = plain_sources.read("digits")
@@ -120,7 +131,7 @@ def test_scenes_of_another_size_scale_their_digits(tmp_path, size):
     split = sources.read(tmp_path, ["2007 train"], scenes.CLASSES)
     assert split.sizes.unique().tolist() == [size]
     heights = (torch.cat(split.boxes)[:, 3] - torch.cat(split.boxes)[:, 1]) * 96
-    assert heights.min() >= 10 and heights.max() <= 60
+    assert 15 <= heights.min() < 25 and 48 < heights.max() <= 68
 
 
 def test_pictures_are_jpeg_files_of_quality_95(folder):
