@@ -13,6 +13,11 @@ from torch.overrides import TorchFunctionMode
 PRECISIONS = ("float32", "bfloat16", "auto")
 
 
+def default_device():
+    """The GPU when there is one, else the CPU, as a string."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def resolve(precision, device):
     """What ``precision`` means on ``device`` (a name or a torch.device): the string "float32" or "bfloat16".
 

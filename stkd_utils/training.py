@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from . import checkpoint, data, engine, losses
+from .engine import default_device
 from .objectives import Distillation, Supervised, Teacher
 from .seeding import generator, stream_seed
 from .sharing import metered
@@ -29,11 +30,6 @@ class Diverged(RuntimeError):
     """
 
     records = ()
-
-
-def default_device():
-    """The GPU when there is one, else the CPU, as a string."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @torch.inference_mode()
