@@ -1,11 +1,13 @@
-"""Pictures with boxes: what is there, and what several detectors found, side by side."""
+"""Pictures with boxes: the priors, what is there, and what several detectors found, side by side."""
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.font_manager import findfont
+from matplotlib.patheffects import withStroke
 from torchvision.utils import draw_bounding_boxes
 
 from .. import plots
+from .boxes import PER_LOCATION
 
 SIDE = 240  # pixels of a drawn picture's longer side, so that lines and letters suit all images
 
@@ -53,3 +55,86 @@ def save(images, rows, class_names, path):
     figure = side_by_side(images, rows, class_names)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def priors_by_map(image, priors, maps):
+    """A figure with one panel a feature map: a dot at each of its places, and the priors of the one in the middle.
+
+    ``image`` uint8 (3, H, W); ``priors`` (P, 4) as `boxes.priors` makes them for ``maps``. Priors may reach beyond the
+    image, and panels show some of what lies there. Liu et al. 2016, figure 1. Introduced in notebook 05.
+    """
+    figure, axes = _panels(image, [f"{side} × {side}" for side in maps], margin=0.15)
+    for axis, side, own in zip(axes, maps, _split(priors, maps), strict=True):
+        centres = (own[..., :2] + own[..., 2:]).mean(dim=2) / 2
+        axis.plot(*centres.flatten(0, 1).T.numpy(), ".", color="#222222", markersize=4, path_effects=[_edge(2)])
+        for box in own[side // 2, side // 2]:
+            _outline(axis, box, plots.ROLES["KD fixed tau"].colour)
+    return figure
+
+
+def matched_priors(image, objects, priors, labels, matched, class_names):
+    """A figure with one panel an object: its box, thick, and all priors that are to find it; their number above.
+
+    ``objects`` is a dict of "boxes" (M, 4) and "labels" (M,); ``labels`` (P,) and ``matched`` (P, 4) are what
+    `boxes.match` says of the image's ``priors`` (P, 4). Introduced in notebook 05.
+    """
+    owned = [(labels > 0) & (matched == box).all(dim=1) for box in objects["boxes"]]
+    names = [class_names[label - 1] for label in objects["labels"].tolist()]
+    headings = [f"{name}: {int(mine.sum())}" for name, mine in zip(names, owned, strict=True)]
+    figure, axes = _panels(image, headings, margin=0.1)
+    for axis, box, mine in zip(axes, objects["boxes"], owned, strict=True):
+        for prior in priors[mine]:
+            _outline(axis, prior, plots.ROLES["KD fixed tau"].colour)
+        _outline(axis, box, plots.ROLES["stochastic tau"].colour, width=3)
+    return figure
+
+
+def heat(image, values, maps, label):
+    """A figure with one panel a feature map: at each of its places the largest of the priors' ``values``, as a colour.
+
+    ``values`` (P,) between 0 and 1, in the order of `boxes.priors` for ``maps``; ``label`` names the colour bar.
+    Introduced in notebook 05.
+    """
+    grey = image.float().mean(dim=0, keepdim=True).to(torch.uint8).expand(3, -1, -1)
+    figure, axes = _panels(grey, [f"{side} × {side}" for side in maps])
+    for axis, own in zip(axes, _split(values, maps), strict=True):
+        look = {"cmap": "viridis", "vmin": 0, "vmax": 1, "alpha": 0.6, "extent": (0, 1, 1, 0)}
+        colours = axis.imshow(own.amax(dim=2).numpy(), **look)
+    figure.colorbar(colours, ax=axes, label=label, shrink=0.9)
+    return figure
+
+
+def _split(values, maps):
+    """What belongs to each map: a list of (side, side, 6, ...), from (P, ...)."""
+    parts = values.split([PER_LOCATION * side**2 for side in maps])
+    return [part.unflatten(0, (side, side, PER_LOCATION)) for part, side in zip(parts, maps, strict=True)]
+
+
+def _panels(image, headings, margin=0.0):
+    """A figure with ``image`` in one panel a heading, in fractions of its sides: (figure, list of axes)."""
+    across = min(len(headings), 4 if len(headings) == 4 else 3)
+    down = -(-len(headings) // across)
+    width = min(plots.FULL, 2.4 * across)
+    size = (width, (0.3 + width / across) * down)
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, heading in zip(axes.flat, headings, strict=False):
+        axis.imshow(image.permute(1, 2, 0).numpy(), extent=(0, 1, 1, 0))
+        axis.set(xlim=(-margin, 1 + margin), ylim=(1 + margin, -margin), aspect="equal")
+        axis.set_title(heading, fontsize=10)
+    return figure, list(axes.flat[: len(headings)])
+
+
+def _outline(axis, box, colour, width=1.4):
+    """Draw one box (4,), with a light edge that keeps it apart from dark images."""
+    x, y, right, bottom = box.tolist()
+    axis.add_patch(
+        plt.Rectangle(
+            (x, y), right - x, bottom - y, fill=False, color=colour, linewidth=width, path_effects=[_edge(width + 1.4)]
+        )
+    )
+
+
+def _edge(width):
+    return withStroke(linewidth=width, foreground="white")
