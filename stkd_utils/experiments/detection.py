@@ -40,9 +40,13 @@ def dataset(asked, device):
 @lru_cache(maxsize=2)
 def _dataset(name, root, device, **options):
     try:
-        return detection.load(name, root=root, device=device, **options)
+        found = detection.load(name, root=root, device=device, **options)
     except ValueError as error:
         raise ExperimentError(str(error)) from error
+    for part, split in (("val", found.val), ("test", found.test)):
+        if all(difficult.all() for difficult in split.difficult):
+            raise ExperimentError(f"The {part} split of {name} has no object to find; raise {part}_limit.")
+    return found
 
 
 def network(asked, *, classes, channels, seed=None):
