@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from stkd_utils.detection import scenes
 from stkd_utils.experiments import together
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +25,24 @@ def on_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(together, "default_device", lambda: "cpu")
         yield
+
+
+@pytest.fixture(scope="session")
+def few_scenes(tmp_path_factory):
+    """A data folder with few digit scenes, enough for the smoke profile, which everybody takes for the usual ones."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "write", partial(scenes.write, counts={"train": 120, "val": 20, "test": 8}))
+        scenes.ensure(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scenes_data(few_scenes):
+    """$STKD_DATA is the folder of `few_scenes`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STKD_DATA", str(few_scenes))
+        yield few_scenes
 
 
 @pytest.fixture(scope="session")
