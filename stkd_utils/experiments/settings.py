@@ -102,14 +102,15 @@ def validate(settings, file):
         if key not in KEYS:
             raise ExperimentError(f"{file}: unknown key '{key}'{_nearest(key, KEYS)}")
     needed, known_keys, defaults = _read(settings), keys(settings), _defaults(settings)
-    for key in needed:
-        if key not in settings and key not in defaults:
-            raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
-    for key, value in settings.items():
+    for key, value in settings.items():  # before what is missing or unused: some values decide which keys are read
         test, valid = known_keys.get(key, (lambda _: True, ""))
         if not test(value):
             known = f"{valid}: {', '.join(test.names())}" if hasattr(test, "names") else valid
             raise ExperimentError(f"{file}: '{key}' is {json.dumps(value)}; it must be {known}.")
+    for key in needed:
+        if key not in settings and key not in defaults:
+            raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
+    for key in settings:
         if key not in needed:
             reader = _reader(key, settings)
             raise ExperimentError(
