@@ -10,9 +10,10 @@ from .. import plots
 from .boxes import PER_LOCATION
 
 SIDE = 240  # pixels of a drawn picture's longer side, so that lines and letters suit all images
+OBJECT, PRIOR = "#12855A", "#0A4BCB"  # legible for everyone, as in `plots.ROLES`, but without a role
 
 
-def drawn(image, objects, class_names, threshold=0.5, colour="#12855A"):
+def drawn(image, objects, class_names, threshold=0.5, colour=OBJECT):
     """``image`` uint8 (3, H, W) with the boxes of ``objects`` drawn on it, enlarged or reduced: uint8 (3, H', W').
 
     ``objects`` is a dict of "boxes" (D, 4), "labels" (D,) and perhaps "scores" (D,): those below ``threshold`` are left
@@ -44,7 +45,7 @@ def side_by_side(images, rows, class_names, threshold=0.5):
     figure, axes = plt.subplots(len(rows), len(images), figsize=size, squeeze=False, layout="constrained")
     for line, (heading, found) in zip(axes, rows.items(), strict=True):
         for axis, image, objects in zip(line, images, found, strict=False):
-            axis.imshow(drawn(image, objects, class_names, threshold).permute(1, 2, 0))
+            axis.imshow(drawn(image, objects, class_names, threshold).permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(heading, fontsize=9)
     return figure
@@ -68,7 +69,7 @@ def priors_by_map(image, priors, maps):
         centres = (own[..., :2] + own[..., 2:]).mean(dim=2) / 2
         axis.plot(*centres.flatten(0, 1).T.numpy(), ".", color="#222222", markersize=4, path_effects=[_edge(2)])
         for box in own[side // 2, side // 2]:
-            _outline(axis, box, plots.ROLES["KD fixed tau"].colour)
+            _outline(axis, box, PRIOR)
     return figure
 
 
@@ -84,8 +85,8 @@ def matched_priors(image, objects, priors, labels, matched, class_names):
     figure, axes = _panels(image, headings, margin=0.1)
     for axis, box, mine in zip(axes, objects["boxes"], owned, strict=True):
         for prior in priors[mine]:
-            _outline(axis, prior, plots.ROLES["KD fixed tau"].colour)
-        _outline(axis, box, plots.ROLES["stochastic tau"].colour, width=3)
+            _outline(axis, prior, PRIOR)
+        _outline(axis, box, OBJECT, width=3)
     return figure
 
 
