@@ -198,8 +198,8 @@ def _warned(loaded):
 
 def _frame(rows, columns):
     """A DataFrame in which what is not known is NaN, also where nothing of a column is known."""
-    numbers = ("tau", "energy_kwh", "co2e_g", "val_map50", "test_map50")
-    unknown = {key: float for key in numbers if key in columns}
+    scores = [column for column in columns if "accuracy" in column or "map50" in column]
+    unknown = {key: float for key in ("tau", "energy_kwh", "co2e_g", *scores) if key in columns}
     return pd.DataFrame(rows, columns=columns).astype(unknown)
 
 

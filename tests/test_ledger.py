@@ -24,6 +24,10 @@ COST = {
     },
 }
 METRICS = {"epoch": 2, "val_accuracy": 0.9, "val_loss": 0.3, "test_accuracy": 0.875, "test_loss": 0.4}
+FOUND = {
+    "epoch": 2, "val_map50": 0.5, "val_loss": 0.3, "test_map50": 0.25, "test_map50_11_point": 0.3, "test_map_coco": 0.2,
+    "test_ap50": {"cat": 0.25, "dog": None}, "test_loss": 0.4,
+}  # fmt: skip
 RECORD = {
     "schema": 1,
     "id": "digits_kd_s0_abc",
@@ -105,6 +109,10 @@ def test_a_record_comes_back_as_it_was_written(here):
         ({"asked__lr": math.inf}, "asked.lr", "inf, not a JSON"),
         ({"hardware__gpus": 1}, "hardware", "'gpus' was unexpected"),
         ({"surprise": 1}, "", "'surprise' was unexpected"),
+        ({"initial": "guessed"}, "initial", "'guessed' is not one of"),
+        ({"result__last": {"epoch": 1, "val_loss": 1, "test_loss": 1}}, "result.last", "not valid under any"),
+        ({"result__last": {**METRICS, **FOUND}}, "result.last", "is valid under each of"),
+        ({"result__last": {**FOUND, "test_ap50": {"cat": 2}}}, "result.last.test_ap50.cat", "maximum of 1"),
     ],
 )
 def test_what_is_not_valid_names_the_record_and_the_field(here, change, field, complaint):
@@ -232,6 +240,7 @@ def test_the_table_has_one_row_a_run():
     table = ledger.table([record(), base])
     assert list(table.columns) == list(ledger.COLUMNS)
     first, second = table.to_dict("records")
+    assert all(math.isnan(first.pop(key)) for key in ("val_map50", "test_map50"))
     assert first == {
         "id": "digits_kd_s0_abc", "experiment": "digits/resnet18-mobilenetv2-kd", "dataset": "digits",
         "model": "mobilenetv2", "method": "kd", "tau_policy": "fixed", "tau": 4, "seed": 0, "profile": "smoke",
@@ -243,6 +252,18 @@ def test_the_table_has_one_row_a_run():
     assert math.isnan(second["tau"]) and math.isnan(second["energy_kwh"]) and second["energy_how"] == "not seen"
     assert table.energy_kwh.sum() == 0.001
     assert math.isnan(ledger.table([base]).energy_kwh.mean())  # a column in which nothing is known can be averaged, too
+
+
+def test_a_detector_has_map50_in_place_of_accuracy(here):
+    one = record(result__last=FOUND, result__chosen=FOUND, initial="imagenet")
+    ledger.write(one, here / "record.json")
+    assert ledger.read(here / "record.json") == one
+    for records in ([one], [one, record("other")]):
+        table = ledger.table(records)
+        first = table.iloc[0]
+        assert (first.val_map50, first.test_map50) == (0.5, 0.25)
+        scores = [column for column in table if "accuracy" in column]
+        assert table.iloc[0][scores].isna().all() and set(map(str, table.dtypes[scores])) == {"float64"}
 
 
 def test_the_table_of_nothing_has_its_columns():
