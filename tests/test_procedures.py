@@ -40,6 +40,20 @@ def test_the_epoch_that_is_reported_is_the_one_that_decides():
     assert [kept["asked"]["tau"] for kept in GRID.kept("chosen")] == [4, 4]
 
 
+def test_detectors_are_ranked_and_scored_by_map50():
+    def detector(one):
+        renamed = {
+            epoch: {key.replace("accuracy", "map50"): value for key, value in result.items()}
+            for epoch, result in one["result"].items()
+        }
+        return one | {"result": renamed}
+
+    detectors = Procedure("grid", "KD tuned tau", tuple(map(detector, GRID.records)))
+    for epoch in ("last", "chosen"):
+        assert detectors.scores(epoch=epoch).tolist() == GRID.scores(epoch=epoch).tolist()
+        assert [k["asked"]["tau"] for k in detectors.kept(epoch)] == [k["asked"]["tau"] for k in GRID.kept(epoch)]
+
+
 def test_a_seed_pays_for_every_run_also_for_those_that_are_not_kept():
     assert GRID.runs == 2
     assert GRID.flops() == 60 and GRID.flops(backward=False) == 20

@@ -44,6 +44,13 @@ def test_lines_are_plain_one_an_epoch(capsys):
     assert capsys.readouterr() == ("digits seed 0  epoch 3/4  loss 0.750  validation 90.0 %\n", "")
 
 
+def test_a_detector_shows_its_average_precision(capsys):
+    row = {"epoch": 1, "loss_box": 0.5, "val_loss": 7.0, "val_map50": 0.25}
+    with Progress("scenes seed 0", 2, "lines") as show:
+        show(row)
+    assert capsys.readouterr().out == "scenes seed 0  epoch 1/2  loss 0.500  validation 25.0 %\n"
+
+
 def test_a_bar_continues_where_a_run_was_cut_off_and_leaves_stdout_alone(capsys):
     with Progress("digits seed 0", 4, "bar") as show:
         show(ROW)

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from stkd_utils.protocol import SCHEDULES, Protocol
+from stkd_utils.protocol import OPTIMISERS, SCHEDULES, Protocol
 
 
 def rates(protocol, batches):
@@ -49,3 +49,15 @@ def test_steps_are_the_default_and_what_they_were_to_the_last_digit():
 def test_an_unknown_schedule_lists_the_known_ones():
     with pytest.raises(ValueError, match=f"'cosine'; choose one of: {', '.join(SCHEDULES)}"):
         Protocol(schedule="cosine")
+
+
+def test_adam_is_torchs_with_the_protocols_weight_decay_and_no_momentum():
+    optimiser = Protocol(optimiser="adam", lr=0.3, weight_decay=0.01).optimise(torch.nn.Linear(2, 2))
+    group = optimiser.param_groups[0]
+    assert type(optimiser) is torch.optim.Adam and type(Protocol().optimise(torch.nn.Linear(2, 2))) is torch.optim.SGD
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (0.3, 0.01, (0.9, 0.999))
+
+
+def test_an_unknown_optimiser_lists_the_known_ones():
+    with pytest.raises(ValueError, match=f"'lamb'; choose one of: {', '.join(OPTIMISERS)}"):
+        Protocol(optimiser="lamb")
