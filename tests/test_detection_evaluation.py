@@ -11,11 +11,10 @@ from PIL import Image
 from torch import nn
 
 from stkd_utils import detection, experiments
-from stkd_utils.detection import boxes, metrics, pictures
+from stkd_utils.detection import boxes, metrics
 from stkd_utils.detection.evaluation import SHOWN, detections, write
 
 pytestmark = pytest.mark.usefixtures("on_cpu", "scenes_data")
-GREEN = (0x12, 0x85, 0x5A)
 SETTINGS = {"profile": "smoke", "progress": "none", "size": 64, "train_limit": 24, "val_limit": 16, "test_limit": 16}
 
 
@@ -175,44 +174,6 @@ def test_files_of_a_run_hold_what_the_record_counts(run, scenes):
 
 
 # pictures
-
-
-def objects(*scores):
-    found = {"boxes": torch.tensor([[0.25, 0.25, 0.75, 0.75]] * len(scores)), "labels": torch.ones(len(scores)).long()}
-    return found | {"scores": torch.tensor(scores)}
-
-
-def is_drawn(picture):
-    return bool((picture == torch.tensor(GREEN, dtype=torch.uint8)[:, None, None]).all(dim=0).any())
-
-
-@pytest.mark.parametrize("height, width, wanted", [(96, 96, (240, 240)), (50, 100, (120, 240)), (480, 360, (240, 180))])
-def test_a_drawn_picture_has_a_longer_side_of_240_pixels(height, width, wanted):
-    image = torch.randint(256, (3, height, width), dtype=torch.uint8)
-    before = image.clone()
-    for found in (objects(0.9), objects(0.1)):
-        picture = pictures.drawn(image, found, ("cat",))
-        assert picture.shape == (3, *wanted) and picture.dtype == torch.uint8
-    assert torch.equal(image, before)
-
-
-def test_only_scores_from_the_threshold_on_are_drawn_and_truths_always():
-    image = torch.zeros(3, 96, 96, dtype=torch.uint8)
-    truth = {key: value for key, value in objects(0.0).items() if key != "scores"}
-    assert [is_drawn(pictures.drawn(image, objects(score), ("cat",))) for score in (0.49, 0.5, 0.9)] == [0, 1, 1]
-    assert not is_drawn(pictures.drawn(image, objects(0.9), ("cat",), threshold=0.95))
-    assert is_drawn(pictures.drawn(image, truth, ("cat",)))
-    assert not is_drawn(pictures.drawn(image, objects(), ("cat",)))
-
-
-def test_a_figure_has_one_column_an_image_and_one_row_a_list():
-    images = [torch.zeros(3, 96, 96, dtype=torch.uint8)] * 3
-    rows = {"there": [objects(0.9)] * 5, "found": [objects(0.1)] * 5}
-    figure = pictures.side_by_side(images, rows, ("cat",))
-    assert len(figure.axes) == 6 and [axis.get_ylabel() for axis in figure.axes[::3]] == ["there", "found"]
-    shown = [torch.as_tensor(axis.images[0].get_array()).permute(2, 0, 1) for axis in figure.axes]
-    assert [is_drawn(picture) for picture in shown] == [True] * 3 + [False] * 3
-    plt.close(figure)
 
 
 def test_the_picture_of_a_run_can_be_opened_and_no_figure_stays_open(run, scenes, oracle, tmp_path):
