@@ -554,6 +554,7 @@ print(f"about {duration(cost['seconds'])} of training, {energy}")
 # %% [markdown]
 # ## Next
 #
+# [Distilling a detector](05_detection_kd.ipynb) asks the same of networks that say what is in a picture and where.
 # [How this book was made](../book/made.md) says what executing these pages took; the [ledger](../book/ledger.md) has every run, and waits for yours.
 #
 # ## References
