@@ -166,6 +166,7 @@ objects = int((batch.labels > 0).sum())
 print(f"{len(some)} validation images hold {objects} objects and {labels.numel():,} priors.")
 print(f"Positive: {int(positive.sum()):,} priors, {100 * positive.float().mean():.2f} %.")
 print(f"That is {positive.sum() / objects:.1f} for an object; all others are background.")
+print(f"(Enough is an IoU of {asked['match_iou']:g}; the article's is 0.5.)")
 
 # %% [markdown]
 # If every prior had one vote, a network that always says *background* would be right nearly everywhere.
@@ -224,7 +225,7 @@ print(f"mAP of the teacher: {100 * area.map50:.1f} % and {100 * eleven.map50:.1f
 #
 # ## 3. What changes when a detector is distilled?
 #
-# Chen and colleagues distil detectors with four terms; with Hinton's factor $\tau^2$ the loss of this book is
+# Chen and colleagues add three terms of a teacher to the two that a detector learns by anyway; with Hinton's factor $\tau^2$ their sum is, in this book,
 #
 # $$L = w_h\,L_\text{class} + L_\text{box} + w_s\,\tau^2 L_\text{soft} + w_b\,L_\text{bound} + w_i\,L_\text{hint}$$
 #
@@ -243,7 +244,7 @@ plots.softened_bars(prior, [1, 4, 20], class_names=("background", *dataset.class
 # %% [markdown]
 # It works as for an image, with one difference: *background* is a class, and over all priors by far the commonest.
 # So the soft term would mostly repeat that there is nothing here, were it not for the mining, which it shares with the class term.
-# Chen and colleagues also weight the classes within it: 1.5 for the background, 1 for all others, to make up for the mining.
+# Chen and colleagues also weight the classes within it: 1.5 for the background, 1 for all others, as a remedy for the imbalance between the two.
 #
 # **A trap.**
 # Put such weights $w_c$ into the sum of a Kullback–Leibler divergence, and it is none any more:
@@ -307,9 +308,9 @@ print(f"bounded when each box is asked: {100 * bounded:.0f} %; when the means ar
 # **The hint** is a mean squared difference of all logits of all priors, mined or not.
 # In the article it compares feature maps, through a layer that learns to translate between their widths; here teacher and student have equal outputs, and nothing needs a translator.
 #
-# The paper's README points to an implementation for its detection runs, `SsisyphusTao/Object-Detection-Knowledge-Distillation` (branch `mbv2-lite`).
+# The README of the authors' repository points to an implementation for detection, `SsisyphusTao/Object-Detection-Knowledge-Distillation` (branch `mbv2-lite`).
 # There, as read in its code, the soft term is the weighted cross-entropy at $\tau = 1$ without $\tau^2$, the bound is asked of means, and the hint is taken of logits, too.
-# What the authors changed for a random $\tau$ could not be read: their repository has no detection code.
+# What was changed there for a random $\tau$ could not be read: the authors' repository has no detection code of its own.
 #
 # ## 4. What does each way reach, and what does it cost?
 #
@@ -580,7 +581,7 @@ table(pd.DataFrame(rows, columns=heads), "Tuned against stochastic, mAP")
 # Digit scenes are no photographs, so only the *difference* and the *FLOPs* of these rows may be set beside each other.
 # What the paper's ± is, and by which of the two rules its mAP is taken, is not printed beside it.
 # One more number belongs here.
-# The README of the implementation that the paper points to reports 68.6 for this student *without* distillation, and 69.99 for its best distilled one: both above the paper's distilled rows.
+# The README of the implementation that the authors point to reports 68.6 for this student *without* distillation, and 69.99 for its best distilled one: both above the paper's distilled rows.
 # Schedules or starting weights may well differ, and which of them do could not be read.
 # It does mean that the paper's VOC rows compare two ways of choosing $\tau$, and that nothing printed beside them says what distilling was worth.
 #
@@ -599,7 +600,7 @@ lines = [
 Markdown("\n".join(lines) + f"\n\n{caution.strip()}")
 
 # %% [markdown]
-# * A detector is distilled by four or five terms at once, and the temperature sits in one of them.
+# * A detector is distilled by several terms at once, and the temperature sits in one of them.
 # * A class-weighted divergence has to be checked: weights alone move its minimum away from the teacher.
 # * A bar that a teacher's box sets has to be asked of each box; whether it was, decides what the term does.
 # * All of this is from digit scenes where the profile says so: a few seeds, one teacher, one pair of networks.
