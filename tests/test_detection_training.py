@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stkd_utils import carbon, detection, experiments, ledger, temperature
-from stkd_utils.experiments import ExperimentError, together
+from stkd_utils.experiments import ExperimentError, tasks, together
 from stkd_utils.objectives import Teacher
 from stkd_utils.protocol import Protocol
 from stkd_utils.training import Trainer
@@ -206,13 +206,21 @@ def test_a_run_leaves_a_valid_record_of_itself_and_of_its_teacher(alone):
     assert same == [one["result"]["last"]["val_map50"] for one in (run.record, teacher)]
 
 
-def test_detections_and_a_picture_are_left_for_each_reported_epoch(alone):
-    result = alone[0].record["result"]
-    folders = {"last"} | ({"chosen"} if result["chosen"]["epoch"] != result["last"]["epoch"] else set())
-    assert {path.name for path in alone[0].folder.iterdir() if path.is_dir()} == folders
-    wanted = {"pictures.png", *(f"comp4_det_test_{name}.txt" for name in result["last"]["test_ap50"])}
+@pytest.mark.parametrize("scores", [(0.2, 0.1), (0.1, 0.2)], ids=["first", "last"])
+def test_detections_and_a_picture_are_left_for_each_epoch_that_is_reported(tmp_path, monkeypatch, scores):
+    validation = iter(scores)
+    monkeypatch.setattr(tasks.TASKS["detection"], "evaluate", lambda *_, **__: {"map50": next(validation), "loss": 1.0})
+    run = experiments.run("scenes/mobilenetv2ssdlite-base", runs=tmp_path, **TINY)
+    chosen, last = (run.record["result"][epoch] for epoch in ("chosen", "last"))
+    assert (chosen["epoch"], chosen["val_map50"]) == (1 + scores.index(0.2), 0.2)
+    folders = ["last"] if scores[1] == 0.2 else ["chosen", "last"]
+    assert sorted(path.name for path in run.folder.iterdir() if path.is_dir()) == folders
+    wanted = {"pictures.png", *(f"comp4_det_test_{name}.txt" for name in last["test_ap50"])}
     assert len(wanted) == 11
-    assert all({path.name for path in (alone[0].folder / folder).iterdir()} == wanted for folder in folders)
+    assert all({path.name for path in (run.folder / folder).iterdir()} == wanted for folder in folders)
+    if len(folders) == 2:
+        first, second = ((run.folder / folder / "comp4_det_test_two.txt").read_text() for folder in folders)
+        assert first != second
 
 
 def test_asking_again_trains_nothing(alone, monkeypatch):
