@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stkd_utils import experiments, ledger, notebooks, plots, stats
+from stkd_utils.experiments.running import resolved
 from stkd_utils.procedures import Procedure, differing, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
@@ -54,7 +55,7 @@ def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilen
 
 def _asked(name, profile):
     """The settings of an experiment at a profile, without any that a run may have changed."""
-    return experiments.resolve(name, experiments.profile(profile).overrides)
+    return resolved(name, profile, {})
 
 
 def _spoken(record):
@@ -137,9 +138,10 @@ def headline_figure():
 
 
 def _named_table():
-    """All runs, one a row, with the settings that a run changed in its experiment's name."""
+    """All runs, one a row: their scores ``val`` and ``test``, and in the name the settings that a run changed."""
     known = records()
-    return ledger.table(known).assign(experiment=[_spoken(record) for record in known])
+    table = ledger.table(known).assign(experiment=[_spoken(record) for record in known])
+    return table.assign(**{part: table[f"{part}_accuracy"].fillna(table[f"{part}_map50"]) for part in ("val", "test")})
 
 
 def groups(_executed=None):
@@ -149,10 +151,10 @@ def groups(_executed=None):
         return NOT_RUN
     lines = []
     for (profile, name, tau), rows in table.groupby(["profile", "experiment", "tau"], dropna=False):
-        accuracy = stats.interval(rows.test_accuracy).percent()
+        reached = stats.interval(rows.test).percent()
         cost = [duration(rows.seconds.mean()), _energy(rows.energy_kwh.mean())]
-        lines.append([name, _tau(tau), profile, accuracy, *cost])
-    return _markdown(["Experiment", "τ", "Profile", "Test accuracy", "Time a run", "Energy a run"], lines)
+        lines.append([name, _tau(tau), profile, reached, *cost])
+    return _markdown(["Experiment", "τ", "Profile", "Test accuracy or mAP", "Time a run", "Energy a run"], lines)
 
 
 def all_runs(_executed=None):
@@ -162,7 +164,7 @@ def all_runs(_executed=None):
         return NOT_RUN
     lines = []
     for row in table.sort_values(["profile", "experiment", "tau", "seed"]).itertuples():
-        accuracies = [f"{100 * value:.2f}" for value in (row.val_accuracy, row.test_accuracy)]
+        accuracies = [f"{100 * value:.2f}" for value in (row.val, row.test)]
         energy = f"{_energy(row.energy_kwh)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
         what = [row.experiment, _tau(row.tau), row.seed, row.profile]
         lines.append([*what, *accuracies, duration(row.seconds), energy, row.gpu or row.cpu])
