@@ -151,11 +151,14 @@ def _notebooks(asked):
 def _data(asked):
     from . import data, detection
 
-    if asked.name not in detection.data.names():
+    if asked.name not in (known := [*data.names(), *detection.data.names()]):
+        raise data.DataError(f"No data set is called {asked.name!r}; known: {', '.join(known)}.")
+    if asked.name in data.names():
         print(data.fetch(asked.name))
-        return
-    print(detection.data.fetch(asked.name))
-    if asked.name == "voc":
+    elif asked.name == "scenes":
+        print(f"scenes are composed when they are first needed, in {data.root_folder()}: nothing to fetch.")
+    else:
+        print(detection.data.fetch(asked.name))
         for network in ("mobilenetv2ssdlite", "ssd300vgg16"):
             print(detection.models.fetch_backbone(network))
 

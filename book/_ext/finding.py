@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from stkd_utils import experiments, ledger, notebooks, plots, stats
+from stkd_utils import ledger, notebooks, plots, stats
 from stkd_utils.experiments.running import resolved
 from stkd_utils.procedures import Procedure, differing, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
