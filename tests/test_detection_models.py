@@ -56,6 +56,24 @@ def test_size_and_cost_with_20_classes_at_300(name, parameters, macs):
     assert f"{compute.flops(macs) / 1e9:.2f}" in inspect.getdoc(models.build)
 
 
+def test_the_layer_for_hints_between_features_explains_the_counts_of_the_original():
+    with torch.device("meta"):
+        student, teacher = (models.build(name, 20) for name in ("mobilenetv2ssdlite", "ssd300vgg16"))
+        hint_s, hint_t = nn.Conv2d(192, 512, 1), nn.Conv2d(512, 192, 1)
+    depthwise = [m for m in [*student.box_heads.modules(), *student.class_heads.modules()] if getattr(m, "groups", 1) > 1]
+    assert all(layer.bias is None for layer in depthwise)
+    counts = [compute.count(model, (3, 300, 300)) for model in (student, teacher)]
+    hint = compute.count(hint_s, (192, 38, 38))
+    biases = sum(layer.out_channels for layer in depthwise)
+    assert f"{(counts[0].parameters + hint.parameters + biases) / 1e6:.2f}" == "3.49"
+    assert f"{compute.flops(counts[0].macs + hint.macs) / 1e9:.2f}" == "1.61"
+    assert f"{(counts[1].parameters + sum(p.numel() for p in hint_t.parameters())) / 1e6:.2f}" == "26.83"
+    assert f"{compute.flops(counts[1].macs) / 1e9:.2f}" == "61.42"
+    # and the maps it joins are there: 192 channels, 38 x 38, where the student's first block of stride 16 begins
+    expansion = student.body.features[7].conv[0]
+    assert expansion[0].out_channels == 192 and student.body.features[7].conv[1][0].stride == (2, 2)
+
+
 @pytest.mark.parametrize(
     "size, expected", [(300, [19, 10, 5, 3, 2, 1]), (96, [6, 3, 2, 1]), (64, [4, 2, 1]), (32, [2, 1])]
 )
