@@ -16,8 +16,8 @@ class Profile:
 
     ``dataset`` is what the notebooks use, ``seeds`` and ``taus`` their repetitions and grid, ``overrides`` the
     settings that replace those of every experiment file, ``threads`` how many a CPU trains with (None: all; networks
-    as small as those for digits are as fast with one, and not slowed by neighbours), ``claims`` what results at this
-    scale may say.
+    as small as those for digits are as fast with one, and not slowed by neighbours; small detectors gain from two),
+    ``claims`` what results at this scale may say.
     """
 
     name: str

@@ -42,7 +42,7 @@ def finish(plans, *, progress=None, intensity="world", save_seconds=10.0):
     Those that go through get their records even when another one diverges; then Diverged is raised.
     """
     started, say = recording.now(), _silent if mode(progress) == "none" else print
-    with _threads(find_profile(plans[0].profile).threads):
+    with _threads(find_profile(plans[0].profile, tasks.name_of(plans[0].asked["dataset"])).threads):
         dataset, teachers = tasks.of(plans[0].asked).dataset(plans[0].asked, default_device()), {}
         trainers = [_trainer(plan, dataset, teachers, intensity, save_seconds, say) for plan in plans]
         starts = [_start(plan, trainer, say) for plan, trainer in zip(plans, trainers, strict=True)]
