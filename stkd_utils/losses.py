@@ -85,9 +85,6 @@ def hinton_element_mean(logits_s, logits_t, labels, tau, *, hard_weight, soft_we
     return {**terms, "soft": terms["soft"] / logits_s.shape[1]}
 
 
-METHODS = {"base": cross_entropy, "kd": hinton, "kd-element-mean": hinton_element_mean}
-
-
 def total(terms):
     """The loss to minimise, a scalar in nats: the sum of the ``terms`` that a method returned."""
     return sum(terms.values())

@@ -1,7 +1,7 @@
-"""What a student learns from one batch: labels alone, or labels and a frozen teacher."""
+"""What a student learns from one batch: labels alone, or labels and what a teacher or a rule adds to them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -44,36 +44,59 @@ class Teacher(torch.nn.Module):
         return computed / asked if asked else 0.0
 
 
-class Supervised:
-    """Learning from labels alone: ``{"hard": cross-entropy}``."""
-
-    policy = teacher = None
-
-    def terms(self, batch, logits_s):
-        """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""
-        return losses.cross_entropy(logits_s, batch.labels)
-
-
 @dataclass
-class Distillation:
-    """Learning from labels and from a frozen teacher, softened by one temperature a batch.
+class Objective:
+    """Learning from labels, and from what else ``loss`` takes, softened by one temperature a batch.
 
-    ``teacher`` is a network, or a `Teacher` that several students share; ``loss`` a function like `losses.hinton`;
-    ``policy`` a temperature policy: drawn once per batch, the value softens teacher and student alike. The teacher runs
-    without a graph and never receives a gradient. Introduced in notebook 03.
+    Every objective has these attributes, so that a `Trainer` need not know how it teaches. Introduced in notebook 03.
+
+    Attributes
+    ----------
+    loss : a pure function ``loss(logits_s, [logits_t,] labels, [tau,] **settings)`` that returns named terms, such as
+        `losses.hinton`: with teacher logits where there is a ``teacher``, with a temperature where there is a
+        ``policy``.
+    teacher : a frozen network or a `Teacher`, which several students may share; or None. It runs without a graph and
+        never receives a gradient.
+    policy : a temperature policy, drawn once per batch, the same value for teacher and student; or None.
+    settings : what ``loss`` takes by name, such as the weights of its terms.
+    module : a torch.nn.Module with what learns beside the student or has a state of its own, or None.
+    macs : forward MACs of one image through those networks of ``module`` that learn from every image.
     """
 
-    teacher: torch.nn.Module
-    policy: object
-    hard_weight: float
-    soft_weight: float
-    loss: object = losses.hinton
+    loss: object
+    teacher: object = None
+    policy: object = None
+    settings: dict = field(default_factory=dict)
+    macs = 0
 
     def __post_init__(self):
-        if not isinstance(self.teacher, Teacher):
+        if self.teacher is not None and not isinstance(self.teacher, Teacher):
             self.teacher = Teacher(self.teacher)
+
+    @property
+    def module(self):
+        """What learns beside the student: a learnable temperature, or nothing."""
+        return self.policy.module if self.policy else None
 
     def terms(self, batch, logits_s):
         """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""
-        weights = {"hard_weight": self.hard_weight, "soft_weight": self.soft_weight}
-        return self.loss(logits_s, self.teacher(batch), batch.labels, self.policy.draw(), **weights)
+        teacher = [self.teacher(batch)] if self.teacher else []
+        tau = [self.policy.draw(batch.epoch)] if self.policy else []
+        return self.loss(logits_s, *teacher, batch.labels, *tau, **self.settings)
+
+
+class Supervised(Objective):
+    """Learning from labels alone: ``{"hard": cross-entropy}``."""
+
+    def __init__(self):
+        super().__init__(losses.cross_entropy)
+
+
+class Distillation(Objective):
+    """Learning from labels and from a frozen ``teacher``, softened by one temperature a batch.
+
+    ``loss`` is a function like `losses.hinton`; the rest as in `Objective`. Introduced in notebook 03.
+    """
+
+    def __init__(self, teacher, policy, hard_weight, soft_weight, loss=losses.hinton):
+        super().__init__(loss, teacher, policy, {"hard_weight": hard_weight, "soft_weight": soft_weight})

@@ -51,12 +51,13 @@ class Protocol:
         ends = [max(1, round(milestone * self.epochs)) for milestone in self.milestones]
         return rate * self.gamma ** bisect_right(ends, done)
 
-    def optimise(self, model):
-        """A fresh optimiser (one fused kernel a step) over the parameters of ``model``."""
+    def optimise(self, *modules):
+        """A fresh optimiser (one fused kernel a step) over all parameters, with a group for each of ``modules``."""
+        groups = [{"params": parameters} for module in modules if (parameters := list(module.parameters()))]
         common = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimiser == "adam":
-            return torch.optim.Adam(model.parameters(), **common)
-        return torch.optim.SGD(model.parameters(), momentum=self.momentum, **common)
+            return torch.optim.Adam(groups, **common)
+        return torch.optim.SGD(groups, momentum=self.momentum, **common)
 
 
 def _one_cycle(step, steps):

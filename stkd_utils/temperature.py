@@ -29,10 +29,12 @@ class Policy:
     name : what experiments call the policy.
     parameters : names of the settings that it needs, in the constructor's order.
     draws : list of float, every temperature drawn so far.
+    module : a torch.nn.Module with what the policy learns, or None.
     """
 
     name = None
     parameters = ()
+    module = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -43,8 +45,8 @@ class Policy:
         self.draws = []
         self._generator = seeding.generator(seed, "tau")
 
-    def draw(self):
-        """The temperature of the next batch: a float above 0, also appended to ``draws``."""
+    def draw(self, epoch=1):
+        """The temperature of the next batch, of ``epoch`` (1-based): a float above 0, also appended to ``draws``."""
         self.draws.append(float(self._next()))
         return self.draws[-1]
 

@@ -6,7 +6,6 @@ is prepared once and the teacher answers it once, whoever asks.
 
 import math
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +13,13 @@ import torch.nn.functional as F
 
 from . import checkpoint, data, engine, losses
 from .engine import default_device
-from .objectives import Distillation, Supervised, Teacher
-from .seeding import generator, stream_seed
+from .objectives import Distillation, Objective, Supervised, Teacher
+from .seeding import OwnRandom, generator, gpus
 from .sharing import metered
 
 __all__ = [
-    "Distillation", "Diverged", "Fit", "Supervised", "Teacher", "Trainer", "default_device", "evaluate", "train",
+    "Distillation", "Diverged", "Fit", "Objective", "Supervised", "Teacher", "Trainer", "default_device", "evaluate",
+    "train",
 ]  # fmt: skip
 
 
@@ -78,10 +78,11 @@ class Fit:
 class Trainer:
     """One student in training, which can be stopped and continued at any moment.
 
-    ``objective`` gives the named loss terms (`Supervised`, `Distillation`); ``meter`` (a `carbon.Meter`) receives the
-    blocks "train" and "evaluate"; ``path`` is the checkpoint's file, written after an epoch when ``save_seconds``
-    have passed since the last one. On one machine's CPU a run that was killed and continued has the same history, to
-    the last digit, as one that was not.
+    ``objective`` gives the named loss terms (`Supervised`, `Distillation`), and its ``module``, if it has one, learns
+    beside the student: with the same optimiser and learning rate, in a parameter group of its own, kept in the same
+    checkpoint. ``meter`` (a `carbon.Meter`) receives the blocks "train" and "evaluate"; ``path`` is the checkpoint's
+    file, written after an epoch when ``save_seconds`` have passed since the last one. On one machine's CPU a run that
+    was killed and continued has the same history, to the last digit, as one that was not.
 
     ``data_seed`` (None: ``seed``) is the seed of batches and augmentation. ``stop_after`` ends the run after that epoch
     of its schedule. ``macs`` (student, teacher) of one image and the ``name`` of the run tell how the cost of a shared
@@ -97,14 +98,13 @@ class Trainer:
         self.data_seed = seed if data_seed is None else data_seed
         self.precision, self.stop_after, self.macs, self.name = precision, stop_after, macs, name
         self.evaluate = evaluate
-        self.optimiser = protocol.optimise(model)
+        self._device = dataset.device
+        self._modules = [model, *([objective.module.to(self._device)] if objective.module else [])]
+        self.optimiser = protocol.optimise(*self._modules)
         self.generators = {stream: generator(self.data_seed, stream) for stream in ("order", "augment")}
         self.fit_state = Fit()
         self.diverged = ""  # why this student could not go on
-        self._device = dataset.device
-        with torch.random.fork_rng(devices=self._gpus):
-            torch.manual_seed(stream_seed(seed, "dropout"))
-            self._random = self._read_random()
+        self._own_random = OwnRandom(seed, self._device)
 
     @property
     def epoch(self):
@@ -123,7 +123,8 @@ class Trainer:
 
     def start_epoch(self):
         """Get ready for an epoch."""
-        self.model.train()
+        for module in self._modules:
+            module.train()
         self._sums, self._hits, self._seen = {}, {}, 0
 
     def step(self, batch, lr):
@@ -175,35 +176,20 @@ class Trainer:
                 f"({saved}); lower lr or soft_weight and start again."
             )
 
-    @property
-    def _gpus(self):
-        return [self._device] if self._device.type == "cuda" else []
-
-    def _read_random(self):
-        return {"torch": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(gpu) for gpu in self._gpus]}
-
-    @contextmanager
-    def _own_random(self):
-        """PyTorch's global random numbers (dropout) as if no other student drew any; `train` restores the caller's."""
-        torch.set_rng_state(self._random["torch"])
-        for gpu, state in zip(self._gpus, self._random["cuda"], strict=False):
-            torch.cuda.set_rng_state(state, gpu)
-        yield
-        self._random = self._read_random()
-
     def save(self):
         """Write the checkpoint, if this run has a ``path``."""
         if self.path:
             checkpoint.save(self._state(), self.path)
 
     def _state(self):
-        policy = self.objective.policy
+        policy, module = self.objective.policy, self.objective.module
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generators": {name: g.get_state() for name, g in self.generators.items()},
-            "random": self._random,
+            "random": self._own_random.state_dict(),
             "policy": policy.state_dict() if policy else None,
+            "module": module.state_dict() if module else None,
             "meter": self.meter.state_dict(),
             "fit": dict(vars(self.fit_state)),
         }
@@ -222,10 +208,11 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         for name, saved in state["generators"].items():
             self.generators[name].set_state(saved)
-        random = state["random"]
-        self._random = {"torch": random["torch"], "cuda": random["cuda"] or self._random["cuda"]}  # none from a CPU
+        self._own_random.load_state_dict(state["random"])
         if state["policy"]:
             self.objective.policy.load_state_dict(state["policy"])
+        if state.get("module"):  # runs from before had none
+            self.objective.module.load_state_dict(state["module"])
         self.meter.load_state_dict(state["meter"])
         self.fit_state = Fit(**state["fit"])
         self.fit_state.resumed += 1
@@ -252,7 +239,7 @@ def train(trainers, meter=None, on_epoch=None, say=print):
     if len(trainers) > 1 and not (meter and all(trainer.macs for trainer in trainers)):
         raise ValueError("The cost of a shared pass is split by FLOPs: give it a meter, and each Trainer its macs.")
     first = trainers[0]
-    with torch.random.fork_rng(devices=first._gpus):
+    with torch.random.fork_rng(devices=gpus(first.dataset.device)):
         for trainer in trainers:
             trainer.restore(say)
         left, saved = trainers, time.monotonic()

@@ -292,8 +292,3 @@ def test_cross_entropy_is_the_hard_term():
     logits_s, logits_t, labels = draw()
     both = losses.hinton(logits_s, logits_t, labels, 4.0, hard_weight=1.0, soft_weight=0.0)
     assert losses.cross_entropy(logits_s, labels) == {"hard": losses.total(both)} == {"hard": both["hard"]}
-
-
-def test_methods_are_found_by_name():
-    assert set(losses.METHODS) == {"base", "kd", "kd-element-mean"}
-    assert losses.METHODS["kd-element-mean"] is losses.hinton_element_mean

@@ -17,7 +17,8 @@ class Supervised:
 
     priors: torch.Tensor
     match_iou: float = 0.5
-    policy = teacher = None
+    policy = teacher = module = None
+    macs = 0
 
     def terms(self, batch, outputs_s):
         """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
@@ -38,11 +39,18 @@ class Distillation:
     policy: object
     weights: dict
     match_iou: float = 0.5
+    macs = 0
+
+    @property
+    def module(self):
+        """What learns beside the student: a learnable temperature, or nothing."""
+        return self.policy.module
 
     def terms(self, batch, outputs_s):
         """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
         labels, offsets = targets(batch, self.priors, self.match_iou)
-        return losses.distil(outputs_s, self.teacher(batch), labels, offsets, self.policy.draw(), **self.weights)
+        tau = self.policy.draw(batch.epoch)
+        return losses.distil(outputs_s, self.teacher(batch), labels, offsets, tau, **self.weights)
 
 
 def targets(batch, priors, match_iou=0.5):

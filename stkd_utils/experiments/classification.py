@@ -4,7 +4,8 @@ import os
 from functools import lru_cache
 
 from .. import data, losses, models
-from ..training import Distillation, Supervised, evaluate
+from ..training import evaluate
+from .methods import Method
 from .valid import ExperimentError, count, number, one_of, switch
 
 datasets = data.names
@@ -14,9 +15,14 @@ KEYS = {
     "flip": (switch, "true or false"),
     "rotation_degrees": (number, "degrees, 0 or more"),
 }
-DISTILLED = {"stored_teacher": (switch, "true or false")}
+TAUGHT = {"stored_teacher": (switch, "true or false")}
 DEFAULTS = {"stored_teacher": False}
-METHODS = losses.METHODS
+WEIGHTS = ("hard_weight", "soft_weight")
+METHODS = {
+    "base": Method(losses.cross_entropy),
+    "kd": Method(losses.hinton, teacher=True, temperature=True, keys=WEIGHTS),
+    "kd-element-mean": Method(losses.hinton_element_mean, teacher=True, temperature=True, keys=WEIGHTS),
+}
 # what decides which images there are, and how they are shown
 DATA = ()
 VIEWS = ("crop_padding", "flip", "rotation_degrees")
@@ -50,17 +56,6 @@ def initialise(model, asked, say):
 def augmentation(asked):
     """The `data.Augmentation` of the training images."""
     return data.Augmentation(*(asked[key] for key in VIEWS))
-
-
-def supervised(model, asked):
-    """The objective of a network without a teacher."""
-    return Supervised()
-
-
-def distilled(model, asked, teacher, policy):
-    """The objective of a student of ``teacher`` (an `objectives.Teacher`) under a temperature ``policy``."""
-    weights = {"hard_weight": asked["hard_weight"], "soft_weight": asked["soft_weight"]}
-    return Distillation(teacher, policy, loss=METHODS[asked["method"]], **weights)
 
 
 def tested(trainer, folder, epoch):

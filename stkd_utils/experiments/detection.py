@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from .. import detection
 from . import valid
+from .methods import Method
 from .valid import ExperimentError
 
 datasets = detection.data.names
@@ -18,13 +19,9 @@ KEYS = {
     "test_sets": (valid.texts, 'lists of VOC layout, such as ["2007 test"]'),
     "imagenet": (valid.switch, "true (where the weights are at hand) or false"),
 }
-DISTILLED = {
-    "background_weight": (valid.number, "a number of 0 or more"),
-    "bound_weight": (valid.number, "a number of 0 or more"),
-    "hint_weight": (valid.number, "a number of 0 or more"),
-}
+TAUGHT = {}
 DEFAULTS = {"match_iou": 0.5}
-METHODS = ("base", "kd")
+WEIGHTS = ("hard_weight", "soft_weight", "background_weight", "bound_weight", "hint_weight")
 # what decides which images there are, and how they are shown
 DATA = ("train_sets", "test_sets", "size")
 VIEWS = ("augment",)
@@ -69,15 +66,19 @@ def augmentation(asked):
     return asked["augment"]
 
 
-def supervised(model, asked):
-    """The objective of a detector without a teacher."""
-    return detection.Supervised(model.priors, asked["match_iou"])
+def _supervised(method, parts):
+    return detection.Supervised(parts.model.priors, parts.asked["match_iou"])
 
 
-def distilled(model, asked, teacher, policy):
-    """The objective of a student of ``teacher`` (an `objectives.Teacher`) under a temperature ``policy``."""
-    weights = {key: asked[key] for key in ("hard_weight", "soft_weight", *DISTILLED)}
-    return detection.Distillation(model.priors, teacher, policy, weights, asked["match_iou"])
+def _distilled(method, parts):
+    weights, match_iou = method.settings(parts.asked), parts.asked["match_iou"]
+    return detection.Distillation(parts.model.priors, parts.teacher, parts.policy, weights, match_iou)
+
+
+METHODS = {
+    "base": Method(make=_supervised),
+    "kd": Method(make=_distilled, teacher=True, temperature=True, keys=WEIGHTS),
+}
 
 
 def tested(trainer, folder, epoch):

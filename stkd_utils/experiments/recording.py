@@ -49,15 +49,17 @@ def record(head, trainer, result):
 
 
 def counted(trainer):
-    """The field "compute" of a record: what the run did itself and its part of the teacher's forward passes."""
+    """The field "compute" of a record: what the run did itself, with all it trained, and its part of the teacher."""
     student, teacher = trainer.macs
     images, parts = len(trainer.dataset.train), trainer.fit_state.parts
-    own = {"student_macs": student, "images": images, "epochs": len(parts)}
+    peers = trainer.objective.macs
+    own = {"student_macs": student + peers, "images": images, "epochs": len(parts)}
     teaching = compute.flops(teacher) * images * sum(part["teacher"] for part in parts)
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "macs_student": student,
         "macs_teacher": teacher if trainer.objective.teacher else None,
+        **({"macs_peers": peers} if peers else {}),
         "flops_forward": round(compute.run_flops(**own) + teaching),
         "flops_forward_backward": round(compute.run_flops(**own, backward=True) + teaching),
     }

@@ -107,7 +107,7 @@ def _line(name, point, runs):
 
 
 def _teacher(asked, profile, **options):
-    if asked["method"] == "base":
+    if not tasks.method(asked).teacher:
         return None
     found = settings.load(asked["teacher"])
     if found["method"] != "base":
@@ -120,4 +120,18 @@ def _teacher(asked, profile, **options):
             f"name an experiment that begins with {asked['dataset']}/."
         )
     same_data = {key: asked[key] for key in ("val_fraction", *settings.LIMITS, *tasks.of(asked).DATA)}
-    return run(asked["teacher"], asked["teacher_seed"], profile, **same_data, **options)
+    end = _teacher_end(asked, profile)
+    return run(asked["teacher"], asked["teacher_seed"], profile, **same_data, **end, **options)
+
+
+def _teacher_end(asked, profile):
+    """What ends the teacher's run before its schedule does, for a defective teacher: settings of that run."""
+    stop = asked.get("teacher_stop_after")
+    if stop is None:
+        return {}
+    epochs = resolved(asked["teacher"], profile, {})["epochs"]
+    if stop >= epochs:
+        raise settings.ExperimentError(
+            f"'teacher_stop_after' must be below the {epochs} epochs of '{asked['teacher']}'; got {stop}."
+        )
+    return {"stop_after": stop}

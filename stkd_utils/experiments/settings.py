@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from .. import engine, protocol, temperature
-from . import tasks
+from . import methods, tasks
 from .valid import ExperimentError, count, fraction, fractions, limit, number, one_of, positive
 
 FOLDER = Path(__file__).parent
@@ -36,16 +36,18 @@ COMMON = LIMITS | {
     "stop_after": (lambda v: v is None or count(v) and v > 0, "an epoch, or null for the last one"),
     "data_seed": (lambda v: v is None or count(v), "a whole number, or null for the seed of the run"),
 }
-DISTILLED = {
+# of methods with a frozen teacher, and of those with a temperature
+TAUGHT = {
     "teacher": (lambda v: isinstance(v, str), "the name of a base experiment"),
     "teacher_seed": (count, "a whole number"),
     "teacher_epoch": (lambda v: v in ("chosen", "last"), '"chosen" (by validation) or "last"'),
-    "tau_policy": (one_of(temperature.names), "a temperature policy"),
-    "hard_weight": (fraction, "a number from 0 to 1"),
-    "soft_weight": (number, "a number of 0 or more"),
+    "teacher_stop_after": (lambda v: v is None or count(v) and v > 0, "an epoch of the teacher, or null for its last"),
 }
+POLICY = {"tau_policy": (one_of(temperature.names), "a temperature policy")}
 TAU = {key: (positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
-KEYS = [*COMMON, *DISTILLED, *TAU, *(key for task in tasks.TASKS.values() for key in task.KEYS | task.DISTILLED)]
+KEYS = [*COMMON, *TAUGHT, *POLICY, *TAU, *methods.KEYS, *(k for t in tasks.TASKS.values() for k in t.KEYS | t.TAUGHT)]
+# keys that need not be set: null asks for the same as leaving them out, and a run's settings hold neither
+OPTIONAL = ("teacher_stop_after",)
 # what holds where nobody set the key
 DEFAULTS = {
     **dict.fromkeys(LIMITS),
@@ -80,6 +82,7 @@ def resolve(name, overrides):
     """Settings of an experiment after ``overrides`` (a dict), validated and complete: `DEFAULTS` fill what nobody set.
 
     Overriding ``tau_policy`` drops the temperatures that the new policy does not read, unless they are overridden too.
+    A key of `OPTIONAL` that is null is left out, so that the id of a run does not depend on keys that came later.
     """
     settings = load(name)
     for key in overrides:
@@ -91,6 +94,7 @@ def resolve(name, overrides):
     settings = {**settings, **overrides}
     validate(settings, name)
     defaults = _defaults(settings)
+    settings = {key: value for key, value in settings.items() if value is not None or key not in OPTIONAL}
     return {**{key: defaults[key] for key in _read(settings) if key in defaults}, **settings}
 
 
@@ -108,7 +112,7 @@ def validate(settings, file):
             known = f"{valid}: {', '.join(test.names())}" if hasattr(test, "names") else valid
             raise ExperimentError(f"{file}: '{key}' is {json.dumps(value)}; it must be {known}.")
     for key in needed:
-        if key not in settings and key not in defaults:
+        if key not in settings and key not in defaults and key not in OPTIONAL:
             raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
     for key in settings:
         if key not in needed:
@@ -143,7 +147,8 @@ def keys(settings):
     """key -> (test, what is valid), of all keys that experiments on the data set of ``settings`` may have."""
     task = tasks.of(settings)
     method = {"method": (one_of(lambda: sorted(task.METHODS)), "a method")}
-    return COMMON | method | task.KEYS | DISTILLED | task.DISTILLED | TAU
+    own = {key: methods.KEYS[key] for one in task.METHODS.values() for key in (*one.keys, *one.further)}
+    return COMMON | method | task.KEYS | TAUGHT | task.TAUGHT | POLICY | TAU | own
 
 
 def _defaults(settings):
@@ -155,15 +160,17 @@ def _read(settings):
     task = tasks.of(settings)
     adam = settings.get("optimiser") == "adam"
     common = [key for key in (*COMMON, *task.KEYS) if not (adam and key == "momentum")]
-    distilled = settings.get("method", "base") != "base"
-    return [*common, *DISTILLED, *task.DISTILLED, *_tau_keys(settings)] if distilled else common
+    method = tasks.method(settings)
+    taught = [*TAUGHT, *task.TAUGHT] if method.teacher else []
+    softened = [*POLICY, *_tau_keys(settings)] if method.temperature else []
+    return [*common, *taught, *softened, *method.keys, *method.further]
 
 
 def _reader(key, settings):
     """The key whose value is why ``key`` is not read."""
     if key not in keys(settings):
         return "dataset"
-    if key in TAU and settings["method"] != "base":
+    if key in TAU and tasks.method(settings).temperature:
         return "tau_policy"
     return "optimiser" if key == "momentum" else "method"
 

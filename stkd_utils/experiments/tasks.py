@@ -1,8 +1,9 @@
 """What kinds of experiments there are: each a module with the same names, chosen by the data set.
 
-A task says which keys its experiments have (``KEYS``, and ``DISTILLED`` for those with a teacher, with ``DEFAULTS``),
-which of them decide the images (``DATA``) and how they are shown (``VIEWS``), and makes what a run is made of:
-``dataset``, ``network``, ``augmentation``, the objectives ``supervised`` and ``distilled``, ``evaluate``, ``tested``.
+A task says which keys its experiments have (``KEYS``, and ``TAUGHT`` for those with a frozen teacher, with
+``DEFAULTS``), which of them decide the images (``DATA``) and how they are shown (``VIEWS``), which ``METHODS`` there
+are (name: `methods.Method`), and makes what a run is made of: ``dataset``, ``network``, ``initialise``,
+``augmentation``, ``evaluate``, ``tested``.
 """
 
 from . import classification, detection
@@ -23,3 +24,9 @@ def name_of(dataset):
 def of(asked):
     """The task (a module) of the settings ``asked``."""
     return TASKS[name_of(asked.get("dataset"))]
+
+
+def method(asked):
+    """The `methods.Method` of the settings ``asked``; that of "base" where they name none that exists."""
+    known = of(asked).METHODS
+    return known.get(asked.get("method"), known["base"])

@@ -14,6 +14,7 @@ from ..progress import Progress, mode
 from ..protocol import Protocol
 from ..training import Diverged, Teacher, Trainer, default_device, train
 from . import recording, settings, tasks
+from .methods import Parts
 from .profiles import profile as find_profile
 
 # what runs that share batches, views and a meter must have in common, besides what their task says
@@ -91,15 +92,13 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
     macs = compute.count(model, (dataset.channels, dataset.size, dataset.size)).macs
     precision = engine.resolve(asked["precision"], device)
     augmentation = task.augmentation(asked)
+    teacher = None
     if plan.teacher:
         which = plan.teacher.record["id"], asked["teacher_epoch"], asked.get("stored_teacher")
         if which not in teachers:
             teachers[which] = _teacher(plan, dataset, augmentation, precision, say)
-        taus = {key: asked[key] for key in settings.TAU if key in asked}
-        policy = temperature.build(asked["tau_policy"], seed=plan.seed, **taus)
-        objective = task.distilled(model, asked, teachers[which], policy)
-    else:
-        objective = task.supervised(model, asked)
+        teacher = teachers[which]
+    objective = tasks.method(asked).objective(Parts(asked, model, dataset, plan.seed, teacher, _policy(plan)))
     _carry_over(plan)
     protocol = Protocol(**{key: asked[key] for key in Protocol.__dataclass_fields__ if key in asked})
     return Trainer(
@@ -109,6 +108,14 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
         precision=precision, stop_after=asked["stop_after"], name=plan.id, evaluate=task.evaluate,
         macs=(macs, plan.teacher.record["compute"]["macs_student"] if plan.teacher else 0),
     )  # fmt: skip
+
+
+def _policy(plan):
+    """The temperature policy of a plan, None for a method without a temperature."""
+    if not tasks.method(plan.asked).temperature:
+        return None
+    taus = {key: plan.asked[key] for key in settings.TAU if key in plan.asked}
+    return temperature.build(plan.asked["tau_policy"], seed=plan.seed, **taus)
 
 
 def _carry_over(plan):

@@ -1,0 +1,67 @@
+"""What an experiment has to know of a method: what it needs, which keys it reads, and how its objective is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..objectives import Objective
+from .valid import fraction, number
+
+# key: (test, what is valid), of the keys that some methods read
+KEYS = {
+    "hard_weight": (fraction, "a number from 0 to 1"),
+    "soft_weight": (number, "a number of 0 or more"),
+    "background_weight": (number, "a number of 0 or more"),
+    "bound_weight": (number, "a number of 0 or more"),
+    "hint_weight": (number, "a number of 0 or more"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What an objective can be made of.
+
+    ``asked`` are all settings of the run, ``model`` the student on its device, ``dataset`` what it learns from,
+    ``seed`` that of the run; ``teacher`` an `objectives.Teacher` and ``policy`` a temperature policy, None where the
+    method has none.
+    """
+
+    asked: dict
+    model: object
+    dataset: object
+    seed: int
+    teacher: object = None
+    policy: object = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a student, as a task's table ``METHODS`` lists them by name.
+
+    Attributes
+    ----------
+    loss : a pure function of logits as `objectives.Objective` calls it; None where ``make`` needs none.
+    teacher : whether it needs a frozen teacher, and so the keys that say which.
+    temperature : whether it softens by a temperature, and so needs a policy and reads that policy's keys.
+    keys : the settings that ``loss`` takes by name, keys of `KEYS`.
+    further : other keys of `KEYS` that it reads.
+    alike : the key, "teacher" or "start", of a run whose network must be of the student's model, width and depth.
+    make : ``make(method, parts)``, the objective of a run made of `Parts`; without it one of ``loss``.
+    """
+
+    loss: Callable | None = None
+    teacher: bool = False
+    temperature: bool = False
+    keys: tuple = ()
+    further: tuple = ()
+    alike: str | None = None
+    make: Callable | None = None
+
+    def objective(self, parts):
+        """The objective of a run, which has the attributes of `objectives.Objective`."""
+        if self.make:
+            return self.make(self, parts)
+        return Objective(self.loss, parts.teacher, parts.policy, self.settings(parts.asked))
+
+    def settings(self, asked):
+        """What ``loss`` takes by name: the values of ``keys`` in the settings ``asked`` of a run."""
+        return {key: asked[key] for key in self.keys}
