@@ -28,7 +28,6 @@ class Policy:
     ----------
     name : what experiments call the policy.
     parameters : names of the settings that it needs, in the constructor's order.
-    draws : list of float, every temperature drawn so far.
     module : a torch.nn.Module with what the policy learns, or None.
     """
 
@@ -42,13 +41,20 @@ class Policy:
             POLICIES[cls.name] = cls
 
     def __init__(self, seed=0):
-        self.draws = []
+        self._drawn = []
         self._generator = seeding.generator(seed, "tau")
+
+    @property
+    def draws(self):
+        """A list of float, every temperature drawn so far; only looking at it waits for a GPU that made some."""
+        if fresh := [value for value in self._drawn if isinstance(value, torch.Tensor)]:
+            self._drawn[-len(fresh) :] = torch.stack(fresh).tolist()
+        return self._drawn
 
     def draw(self, epoch=1):
         """The temperature of the next batch, of ``epoch`` (1-based): a float above 0, also appended to ``draws``."""
-        self.draws.append(float(self._next()))
-        return self.draws[-1]
+        self._drawn.append(float(self._next()))
+        return self._drawn[-1]
 
     def state_dict(self):
         """All that is needed to continue the sequence; ``torch.load(..., weights_only=True)`` reads it back."""
@@ -59,13 +65,13 @@ class Policy:
         if state["policy"] != repr(self):
             raise ValueError(f"This state was saved by {state['policy']}; build that policy instead of {self!r}.")
         self._generator.set_state(state["generator"].cpu())
-        self.draws = list(state["draws"])
+        self._drawn = list(state["draws"])
 
     def _next(self):
         raise NotImplementedError(f"{type(self).__name__} needs a method _next that returns one temperature.")
 
     def __repr__(self):
-        settings = (f"{key}={value}" for key, value in vars(self).items() if key != "draws" and key[0] != "_")
+        settings = (f"{key}={value}" for key, value in vars(self).items() if key[0] != "_")
         return f"{type(self).__name__}({', '.join(settings)})"
 
 
@@ -141,6 +147,69 @@ class LogUniform(_Range):
 
     def _next(self):
         return self.low * (self.high / self.low) ** self._fraction()
+
+
+class Learnable(_Range):
+    """A tau between ``low`` and ``high`` that is learnt against the student: it moves to where the loss is higher.
+
+    tau = low + (high - low) * sigmoid(p). The number p begins at 1, so that tau begins at 0.73 of the range (15.6 of
+    1..21, as in CTKD's code), and is trained with the student, by the same optimiser; its gradient is turned round and
+    multiplied by `reversal`, which rises over the epochs: easy temperatures first. ``draw`` gives a scalar tensor
+    through which the gradient reaches p; the student's own gradient is as with the same tau fixed. Nothing is random.
+    Li et al. 2023, the global temperature. Introduced in notebook 04.
+
+    ``module`` holds p, in float32 whatever the precision of the networks. Raises ValueError unless 0 < ``low`` <
+    ``high``.
+    """
+
+    name = "learnable"
+
+    def __init__(self, low=1, high=21, seed=0):
+        super().__init__(low, high, seed)
+        self._module = _Learnt(self.low, self.high)
+
+    @property
+    def module(self):
+        """The torch.nn.Module that learns tau."""
+        return self._module
+
+    def draw(self, epoch=1):
+        """The temperature of the next batch, of ``epoch`` (1-based): a scalar tensor, also added to ``draws``."""
+        tau = self._module(reversal(epoch))
+        self._drawn.append(tau.detach())
+        return tau
+
+
+class _Learnt(torch.nn.Module):
+    def __init__(self, low, high):
+        super().__init__()
+        self.low, self.high = low, high
+        self.p = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, strength):
+        return self.low + (self.high - self.low) * torch.sigmoid(_Reversed.apply(self.p, strength))
+
+
+class _Reversed(torch.autograd.Function):
+    """The same value, with a gradient of the opposite sign, ``strength`` times as large."""
+
+    @staticmethod
+    def forward(ctx, value, strength):
+        ctx.strength = strength
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -ctx.strength * gradient, None
+
+
+def reversal(epoch, epochs=10):
+    """How strongly a learnable temperature works against the student in ``epoch`` (1-based): from 0 rising to 1.
+
+    (1 - cos(pi * epoch / epochs)) / 2 over the first ``epochs``, then 1. Li et al. 2023, the cosine schedule; the ten
+    epochs are those of their code. Introduced in notebook 04.
+    """
+    return (1 - math.cos(math.pi * min(max(epoch / epochs, 0), 1))) / 2
 
 
 def names():

@@ -129,7 +129,7 @@ def test_names_build_what_they_say(name):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="fixed, stochastic, stochastic-continuous, stochastic-log"):
+    with pytest.raises(ValueError, match="fixed, learnable, stochastic, stochastic-continuous, stochastic-log"):
         temperature.build("stochastik", seed=0, **RANGE)
 
 
