@@ -109,7 +109,7 @@ def test_a_record_comes_back_as_it_was_written(here):
         ({"asked__lr": math.inf}, "asked.lr", "inf, not a JSON"),
         ({"hardware__gpus": 1}, "hardware", "'gpus' was unexpected"),
         ({"surprise": 1}, "", "'surprise' was unexpected"),
-        ({"initial": "guessed"}, "initial", "'guessed' is not one of"),
+        ({"initial": "guessed"}, "initial", "'guessed' does not match"),
         ({"result__last": {"epoch": 1, "val_loss": 1, "test_loss": 1}}, "result.last", "not valid under any"),
         ({"result__last": {**METRICS, **FOUND}}, "result.last", "is valid under each of"),
         ({"result__last": {**FOUND, "test_ap50": {"cat": 2}}}, "result.last.test_ap50.cat", "maximum of 1"),

@@ -1,13 +1,16 @@
 """Methods as experiments: what each needs is read and nothing else, ids stay, and what an objective learns is kept."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from stkd_utils import carbon, data, experiments, ledger, losses, models
-from stkd_utils.experiments import ExperimentError, methods, recording, settings, tasks
+from stkd_utils import carbon, data, experiments, ledger, losses, models, temperature
+from stkd_utils.experiments import ExperimentError, classification, methods, recording, settings, tasks
+from stkd_utils.experiments.plans import Plan
 from stkd_utils.experiments.running import resolved
 from stkd_utils.objectives import Objective
 from stkd_utils.protocol import Protocol
@@ -72,6 +75,87 @@ def test_a_defective_teacher_is_another_run_and_ends_early(tmp_path):
     assert whole.record["teacher_id"] != run.record["teacher_id"] and whole.record["id"] != run.record["id"]
     with pytest.raises(ExperimentError, match="'teacher_stop_after' must be below the 2 epochs of 'digits/resnet18-"):
         experiments.run(KD, 1, runs=tmp_path, teacher_stop_after=2, **TINY)
+
+
+# every method, with every temperature where it has one
+
+FILES = {
+    "base": BASE, "label-smoothing": "digits/mobilenetv2-smoothing", "tfkd-reg": "digits/mobilenetv2-reg",
+    "tfkd-reg-as-coded": "digits/mobilenetv2-reg-as-coded", "double": "digits/mobilenetv2-double", "kd": KD,
+    "kd-element-mean": KD, "kd-standardised": "digits/resnet18-mobilenetv2-standardised",
+    "kd-rectified-teacher": "digits/resnet18-mobilenetv2-rectified-teacher",
+    "kd-rectified-student": "digits/resnet18-mobilenetv2-rectified-student", "mse": "digits/resnet18-mobilenetv2-mse",
+    "tfkd-self": "digits/mobilenetv2-self", "tfkd-combined": "digits/mobilenetv2-combined",
+}  # fmt: skip
+TAUS = {"tau": 4, "tau_low": 2, "tau_high": 20}
+CASES = [
+    (name, policy)
+    for name in FILES
+    for policy in (sorted(temperature.POLICIES) if classification.METHODS[name].temperature else [None])
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_every_method_has_an_experiment_on_digits():
+    assert set(FILES) == set(classification.METHODS)
+
+
+@pytest.mark.parametrize("name, policy", CASES, ids=lambda value: str(value))
+def test_every_method_trains_with_every_temperature_that_it_may_have(name, policy, runs):
+    taus = {key: TAUS[key] for key in temperature.POLICIES[policy].parameters} if policy else {}
+    softened = {"tau_policy": policy, **taus} if policy else {}
+    run = experiments.run(FILES[name], 1, runs=runs, **{**TINY, "epochs": 1, "batch_size": 32}, method=name, **softened)
+    record, method = run.record, classification.METHODS[name]
+    assert record["asked"]["method"] == name and ledger.read(run.folder / "record.json") == record
+    assert (record["teacher_id"] is not None) == method.teacher == (record["compute"]["macs_teacher"] is not None)
+    assert (record["tau"] is not None) == bool(policy) and len(run.taus) == (2 if policy else 0)
+    terms = {key for key in record["history"][0] if key.startswith("loss_")}
+    weights = {f"loss_{key.removesuffix('_weight')}" for key in method.keys if key.endswith("_weight")}
+    assert terms == {"loss_hard"} | weights | ({"loss_smooth"} if name == "label-smoothing" else set())
+
+
+@pytest.mark.parametrize("name, change, said", [
+    ("digits/mobilenetv2-self", {"model": "shufflenetv2"}, "needs a teacher that is the same network; .* model"),
+    ("digits/mobilenetv2-self", {"width": 0.125}, "needs a teacher that is the same network; .* width 0.25, this run"),
+    ("digits/mobilenetv2-combined", {"depth": 0.5}, "needs a teacher that is the same network; .* depth 0.25"),
+    ("digits/mobilenetv2-double", {"width": 0.125}, "needs a start that is the same network; .* width 0.25, this run"),
+    ("digits/mobilenetv2-double", {"start": KD}, "The start '.*' is of method kd; name a base experiment"),
+    ("digits/mobilenetv2-double", {"start": "cifar10/mobilenetv2-base"}, "The start .* other data than digits"),
+    ("digits/mobilenetv2-double", {"teacher": BASE}, "'teacher' is unused, method 'double' does not read it"),
+    ("digits/mobilenetv2-smoothing", {"smoothing": 1.5}, "'smoothing' is 1.5; it must be a number from 0 to 1"),
+    ("digits/mobilenetv2-reg", {"correct_prob": 1}, "'correct_prob' is 1; it must be a probability between"),
+    ("digits/mobilenetv2-reg", {"tau_low": 2}, "'tau_low' is unused, tau_policy 'fixed' does not read it"),
+    ("digits/resnet18-mobilenetv2-mse", {"tau": 4}, "'tau' is unused, method 'mse' does not read it"),
+    ("digits/mobilenetv2-reg", {"reg_multiplier": 2}, "'reg_multiplier' is unused, method 'tfkd-reg' does not read it"),
+])  # fmt: skip
+def test_a_method_that_cannot_be_is_refused_before_anything_is_trained(name, change, said, tmp_path):
+    with pytest.raises(ExperimentError, match=said) as caught:
+        experiments.run(name, 1, runs=tmp_path, **{**TINY, **change})
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_double_training_begins_with_the_chosen_weights_of_its_own_seeds_run_and_says_so(runs):
+    options = {**TINY, "epochs": 1, "batch_size": 32}
+    run = experiments.run("digits/mobilenetv2-double", 1, runs=runs, **options)
+    first = ledger.read(runs / run.record["initial"] / "record.json")
+    assert (first["experiment"], first["seed"]) == (BASE, 1) and first["initial"] == "scratch"
+    begun = experiments.Run(runs / first["id"], first, False).model("chosen")
+    assert run.record["init_checksum"] == recording.checksum(begun) != first["init_checksum"]
+    assert first["cost"]["train"]["seconds"] > 0 and run.record["teacher_id"] is None
+    longer = experiments.run("digits/mobilenetv2-double", 1, runs=runs, **{**options, "train_limit": 96})
+    assert longer.record["initial"] != run.record["initial"], "it began with a run on other images"
+
+
+def test_double_training_of_another_first_run_is_another_run():
+    def planned(id):
+        start = SimpleNamespace(record={"id": id}) if id else None
+        return Plan("digits/mobilenetv2-double", "smoke", 1, {"stop_after": None}, None, Path("runs"), start)
+
+    assert len({planned(id).id for id in ("a_s1_0123456789", "b_s1_0123456789", None)}) == 3
 
 
 # what learns beside the student

@@ -1,9 +1,9 @@
 """What an experiment on classification asks for, and what its runs are made of."""
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from .. import data, losses, models
+from .. import data, losses, models, rectification, teacher_free
 from ..training import evaluate
 from .methods import Method
 from .valid import ExperimentError, count, number, one_of, switch
@@ -18,10 +18,22 @@ KEYS = {
 TAUGHT = {"stored_teacher": (switch, "true or false")}
 DEFAULTS = {"stored_teacher": False}
 WEIGHTS = ("hard_weight", "soft_weight")
+REG = ("hard_weight", "reg_weight", "correct_prob")
+_softened = partial(Method, teacher=True, temperature=True, keys=WEIGHTS)
 METHODS = {
     "base": Method(losses.cross_entropy),
-    "kd": Method(losses.hinton, teacher=True, temperature=True, keys=WEIGHTS),
-    "kd-element-mean": Method(losses.hinton_element_mean, teacher=True, temperature=True, keys=WEIGHTS),
+    "label-smoothing": Method(teacher_free.label_smoothing, keys=("smoothing",)),
+    "tfkd-reg": Method(teacher_free.tfkd_reg, temperature=True, keys=REG),
+    "tfkd-reg-as-coded": Method(teacher_free.tfkd_reg_as_coded, temperature=True, keys=(*REG, "reg_multiplier")),
+    "double": Method(losses.cross_entropy, further=("start",), alike="start"),
+    "kd": _softened(losses.hinton),
+    "kd-element-mean": _softened(losses.hinton_element_mean),
+    "kd-standardised": _softened(losses.hinton_standardised),
+    "kd-rectified-teacher": _softened(rectification.rectified_teacher),
+    "kd-rectified-student": _softened(rectification.rectified_student),
+    "mse": Method(losses.mse, teacher=True, keys=WEIGHTS),
+    "tfkd-self": _softened(losses.hinton, alike="teacher"),
+    "tfkd-combined": _softened(teacher_free.tfkd_combined, keys=(*WEIGHTS, *REG[1:]), alike="teacher"),
 }
 # what decides which images there are, and how they are shown
 DATA = ()

@@ -13,6 +13,11 @@ KEYS = {
     "background_weight": (number, "a number of 0 or more"),
     "bound_weight": (number, "a number of 0 or more"),
     "hint_weight": (number, "a number of 0 or more"),
+    "smoothing": (fraction, "a number from 0 to 1"),
+    "correct_prob": (lambda v: fraction(v) and 0 < v < 1, "a probability between 0 and 1"),
+    "reg_weight": (number, "a number of 0 or more"),
+    "reg_multiplier": (number, "a number of 0 or more"),
+    "start": (lambda v: isinstance(v, str), "the name of a base experiment"),
 }
 
 

@@ -43,7 +43,7 @@ class Run:
 class Plan:
     """One run that is asked for: experiment ``name`` with ``seed`` and all settings ``asked``, in the folder ``runs``.
 
-    ``teacher`` is the `Run` whose network teaches, or None.
+    ``teacher`` is the `Run` whose network teaches, ``start`` the one whose chosen weights it begins with, or None.
     """
 
     name: str
@@ -52,10 +52,11 @@ class Plan:
     asked: dict
     teacher: Run | None
     runs: Path
+    start: Run | None = None
 
     @cached_property
     def asked_hash(self):
-        """Hash of what is asked, the teacher's run included."""
+        """Hash of what is asked, the runs of teacher and start included."""
         return self._hash(self.asked)
 
     @property
@@ -107,7 +108,8 @@ class Plan:
         return f"{self.name.replace('/', '_')}_s{self.seed}_{self._hash(asked)[:10]}"
 
     def _hash(self, asked):
-        return settings.digest({**asked, "teacher_run": self.teacher.record["id"] if self.teacher else None})
+        start = {"start_run": self.start.record["id"]} if self.start else {}
+        return settings.digest({**asked, "teacher_run": self.teacher.record["id"] if self.teacher else None, **start})
 
 
 def runs_folder(argument=None):

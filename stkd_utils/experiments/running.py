@@ -66,10 +66,11 @@ def _runs(name, wanted, profile, *, runs=None, **options):
     """The `Run` of each (seed, overrides) in ``wanted``; those that are not there yet are trained in one pass."""
     questions = [(_whole(seed), resolved(name, profile, overrides)) for seed, overrides in wanted]
     together.check(questions)
-    plans = [
-        Plan(name, profile, seed, asked, _teacher(asked, profile, runs=runs, **options), runs_folder(runs))
-        for seed, asked in questions
-    ]
+    plans = []
+    for seed, asked in questions:
+        before = {"profile": profile, "runs": runs, **options}
+        teacher, start = _teacher(asked, **before), _start(asked, seed, **before)
+        plans.append(Plan(name, profile, seed, asked, teacher, runs_folder(runs), start))
     once = {plan.id: plan for plan in plans}
     with ExitStack() as locks:
         for _, plan in sorted(once.items()):
@@ -109,19 +110,38 @@ def _line(name, point, runs):
 def _teacher(asked, profile, **options):
     if not tasks.method(asked).teacher:
         return None
-    found = settings.load(asked["teacher"])
+    return _base(asked, "teacher", asked["teacher_seed"], profile, **_teacher_end(asked, profile), **options)
+
+
+def _start(asked, seed, profile, **options):
+    """The run of the same seed whose chosen weights a run begins with, or None."""
+    return _base(asked, "start", seed, profile, **options) if "start" in asked else None
+
+
+def _base(asked, key, seed, profile, **options):
+    """The run of the base experiment that ``key`` of ``asked`` names, on the same images."""
+    name = asked[key]
+    found = settings.load(name)
     if found["method"] != "base":
-        raise settings.ExperimentError(
-            f"The teacher '{asked['teacher']}' is a distilled student; name a base experiment."
-        )
+        raise settings.ExperimentError(f"The {key} '{name}' is of method {found['method']}; name a base experiment.")
     if found["dataset"] != asked["dataset"]:
         raise settings.ExperimentError(
-            f"The teacher '{asked['teacher']}' was trained on other data than {asked['dataset']}; "
+            f"The {key} '{name}' was trained on other data than {asked['dataset']}; "
             f"name an experiment that begins with {asked['dataset']}/."
         )
+    if tasks.method(asked).alike == key:
+        _check_alike(asked, key, resolved(name, profile, {}))
     same_data = {key: asked[key] for key in ("val_fraction", *settings.LIMITS, *tasks.of(asked).DATA)}
-    end = _teacher_end(asked, profile)
-    return run(asked["teacher"], asked["teacher_seed"], profile, **same_data, **end, **options)
+    return run(name, seed, profile, **same_data, **options)
+
+
+def _check_alike(asked, key, other):
+    for part in ("model", "width", "depth"):
+        if asked[part] != other[part]:
+            raise settings.ExperimentError(
+                f"The method {asked['method']} needs a {key} that is the same network; '{asked[key]}' has the {part} "
+                f"{other[part]}, this run {asked[part]}."
+            )
 
 
 def _teacher_end(asked, profile):

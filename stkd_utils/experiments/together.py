@@ -153,7 +153,11 @@ def _teacher(plan, dataset, augmentation, precision, say):
 
 def _start(plan, trainer, say):
     """The fields of a record that say where the weights came from."""
-    initial = tasks.of(plan.asked).initialise(trainer.model, plan.asked, say)
+    if plan.start:
+        trainer.model.load_state_dict(plan.start.model("chosen", trainer.dataset.device).state_dict())
+        initial = plan.start.record["id"]
+    else:
+        initial = tasks.of(plan.asked).initialise(trainer.model, plan.asked, say)
     return {"init_checksum": recording.checksum(trainer.model), "initial": initial}
 
 
