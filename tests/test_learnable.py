@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stkd_utils import carbon, data, losses, models, temperature
+from stkd_utils import carbon, data, experiments, losses, models, temperature
 from stkd_utils.protocol import Protocol
 from stkd_utils.training import Distillation, Trainer, train
 
@@ -156,3 +156,19 @@ def test_side_by_side_each_learns_its_own_temperature_as_if_alone(digits):
     train(together, carbon.Meter(), say=None)
     assert all(equal(*pair) for pair in zip(alone, together, strict=True))
     assert alone[0].objective.policy.draws != alone[1].objective.policy.draws
+
+
+@pytest.mark.usefixtures("on_cpu", "scenes_data")
+def test_a_detector_learns_its_temperature_alone_or_side_by_side(tmp_path):
+    options = {"profile": "smoke", "progress": "none", "train_limit": 16, "val_limit": 8, "test_limit": 8, "size": 64}
+    options |= {"tau_policy": "learnable", "tau_low": [1, 2], "tau_high": 21, "seeds": [0]}
+    name = "scenes/ssd300vgg16bn-mobilenetv2ssdlite-stochastic"
+    alone, together = (
+        experiments.sweep(name, runs=tmp_path / str(both), together=both, **options) for both in (False, True)
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert (one.folder / "taus.csv").read_bytes() == (other.folder / "taus.csv").read_bytes()
+        assert one.record["result"] == other.record["result"] and one.record["history"] == other.record["history"]
+        assert one.taus.tau.nunique() == len(one.taus) == 4 and one.record["tau"]["policy"] == "learnable"
+    counts = {run.record["compute"]["parameters"] for run in alone}
+    assert counts == {sum(parameter.numel() for parameter in alone[0].model().parameters())}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stkd_utils import losses, rectification, teacher_free
+from stkd_utils import losses, rectification, teacher_free, temperature
 from stkd_utils.experiments import classification
 
 WEIGHTS = {"hard_weight": 0.05, "soft_weight": 0.95}
@@ -301,3 +301,14 @@ def test_wrong_labels_and_shapes_are_one_sentence(name):
     if METHODS[name].teacher:
         with pytest.raises(ValueError, match="^Student and teacher must give"):
             call(METHODS[name], logits_s, logits_t[:, :4], labels)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_value_is_read_back_from_a_device(name):
+    """Tensors on "meta" have no values: who reads one, as an accelerator would have to wait for, raises."""
+    logits_s, logits_t, labels = (part.to("meta") for part in draw())
+    policy = temperature.Learnable()
+    policy.module.to("meta")
+    terms = call(METHODS[name], logits_s.requires_grad_(), logits_t, labels, tau=policy.draw())
+    losses.total(terms).backward()
+    assert all(term.is_meta for term in terms.values()) and logits_s.grad.is_meta
