@@ -37,7 +37,8 @@ def parser():
     books.set_defaults(call=_notebooks)
 
     fetch = commands.add_parser("data", help="download a data set")
-    fetch.add_argument("name", help="cifar10, cifar100, or voc (with the ImageNet weights that detectors begin with)")
+    known = "cifar10, cifar100, mnist, tinyimagenet, or voc (with the ImageNet weights that detectors begin with)"
+    fetch.add_argument("name", help=known)
     fetch.set_defaults(call=_data)
 
     publish = commands.add_parser("publish", help="append finished runs to the ledger")

@@ -1,28 +1,17 @@
-"""Where data sets come from: reading, checking and fetching their files."""
+"""Where data sets come from: which there are, and how each is read and fetched."""
 
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
+from .readers import folders, official, tinyimagenet
+from .readers.fetching import DataDamaged, DataError, DataNotFound, deliver, root_folder
 from .seeding import generator
 from .splits import Split, stratified
 
-
-class DataError(ValueError):
-    """A request for data that cannot be met; the message is one sentence that says what to do."""
-
-
-class DataNotFound(DataError, FileNotFoundError):
-    """The files of a data set are absent and were not, or could not be, fetched."""
-
-
-class DataDamaged(DataError):
-    """A file of a data set fails its checksum."""
+__all__ = ["DataDamaged", "DataError", "DataNotFound", "deliver", "fetch", "names", "read", "root_folder"]
 
 
 def names():
@@ -30,25 +19,24 @@ def names():
     return list(_SOURCES)
 
 
-def root_folder(root=None):
-    """Folder of the data files: ``root``, else $STKD_DATA, else ~/.cache/stkd."""
-    return Path(root or os.environ.get("STKD_DATA") or "~/.cache/stkd").expanduser()
-
-
-def read(name, root=None, *, download=False):
+def read(name, root=None, *, download=False, **own):
     """Everything of a data set before it is divided: (train part, test part, class names), the parts as `Split`.
 
     ``download`` fetches files that are absent or damaged; without it they raise `DataNotFound` or `DataDamaged`.
-    An unknown name raises `DataError` and lists the known ones.
+    ``own`` is what this data set alone needs: ``folder`` and ``image_size`` of "folder". An unknown name raises
+    `DataError` and lists the known ones, and so do settings that the data set does not need or lacks.
     """
     source, root = _source(name), root_folder(root)
+    if set(own) != set(source.own):
+        wanted, got = (", ".join(sorted(keys)) or "nothing" for keys in (source.own, own))
+        raise DataError(f"Of its own, the data set {name} needs {wanted}; got {got}.")
     try:
-        return source.read(root)
+        return source.read(root, **own)
     except (DataNotFound, DataDamaged):
-        if not download:
+        if not download or source.fetch is None:
             raise
     fetch(name, root)
-    return source.read(root)
+    return source.read(root, **own)
 
 
 def fetch(name, root=None):
@@ -58,31 +46,23 @@ def fetch(name, root=None):
     """
     source, root = _source(name), root_folder(root)
     if source.fetch is None:
-        print(f"{name} comes with scikit-learn: nothing to fetch.")
+        print(f"{name} {source.origin}: nothing to fetch.")
         return root
-    minutes = source.megabytes * 8 / 10 / 60
-    print(f"Fetching {name} into {root}: {source.megabytes} MB, about {minutes:.0f} minutes at 10 Mbit/s.", flush=True)
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # without one, a silent server holds the download for ever
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        source.fetch(root)
-    except (OSError, RuntimeError) as error:
-        raise DataNotFound(
-            f"{name} could not be fetched into {root} ({error}); check the network and the folder, then try again."
-        ) from error
-    finally:
-        socket.setdefaulttimeout(patience)
-    return root
+    return deliver(name, root, source.megabytes, partial(source.fetch, root))
 
 
 @dataclass(frozen=True)
 class _Source:
-    """How one data set is had: ``read(root)`` -> (train part, test, class names); ``fetch(root)`` downloads."""
+    """How one data set is had: ``read(root)`` -> (train part, test, class names); ``fetch(root)`` downloads.
+
+    ``origin`` says where one comes from that is not fetched; ``own`` are the settings that ``read`` needs besides.
+    """
 
     read: Callable
     fetch: Callable | None = None
     megabytes: int = 0
+    origin: str = ""
+    own: tuple = ()
 
 
 def _read_digits(root):
@@ -96,51 +76,17 @@ def _read_digits(root):
     return everything.take(~is_test), everything.take(is_test), [str(name) for name in raw.target_names]
 
 
-def _read_cifar(class_name, root):
-    from torchvision import datasets
-
-    official = getattr(datasets, class_name)
-    files = [root / official.base_folder / entry[0] for entry in official.train_list + official.test_list]
-    files.append(root / official.base_folder / official.meta["filename"])
-    absent = [file for file in files if not file.is_file()]
-    name = class_name.lower()
-    if absent:
-        raise DataNotFound(
-            f"{name} is not here: {absent[0]} is missing; get it with `python -m stkd_utils data {name}` "
-            "(STKD_DATA chooses the folder)."
-        )
-    try:
-        parts = [official(root, train=train, download=False) for train in (True, False)]
-    except RuntimeError as error:
-        damaged = _first_damaged(official, root) or root / official.base_folder
-        raise DataDamaged(
-            f"{damaged} is damaged (its checksum is wrong); replace it with `python -m stkd_utils data {name}`."
-        ) from error
-    images = (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts)
-    train, test = (Split(image, torch.tensor(part.targets)) for image, part in zip(images, parts, strict=True))
-    return train, test, parts[0].classes
-
-
-def _first_damaged(official, root):
-    from torchvision.datasets.utils import check_integrity
-
-    entries = [*official.train_list, *official.test_list, (official.meta["filename"], official.meta["md5"])]
-    files = ((root / official.base_folder / file, md5) for file, md5 in entries)
-    return next((file for file, md5 in files if not check_integrity(file, md5)), None)
-
-
-def _fetch_cifar(class_name, root):
-    from filelock import FileLock
-    from torchvision import datasets
-
-    with FileLock(root / f".{class_name.lower()}.lock"):
-        getattr(datasets, class_name)(root, download=True)
+def _cifar(class_name, megabytes):
+    return _Source(partial(official.read_cifar, class_name), partial(official.fetch_cifar, class_name), megabytes)
 
 
 _SOURCES = {
-    "digits": _Source(_read_digits),
-    "cifar10": _Source(partial(_read_cifar, "CIFAR10"), partial(_fetch_cifar, "CIFAR10"), 170),
-    "cifar100": _Source(partial(_read_cifar, "CIFAR100"), partial(_fetch_cifar, "CIFAR100"), 169),
+    "digits": _Source(_read_digits, origin="comes with scikit-learn"),
+    "cifar10": _cifar("CIFAR10", 170),
+    "cifar100": _cifar("CIFAR100", 169),
+    "mnist": _Source(official.read_mnist, official.fetch_mnist, 12),
+    "tinyimagenet": _Source(tinyimagenet.read, tinyimagenet.fetch, 248),
+    "folder": _Source(folders.read, origin="reads a folder of your own images", own=("folder", "image_size")),
 }
 
 

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,41 @@ def html(tmp_path_factory):
         return own
     subprocess.run([sys.executable, "-m", "stkd_utils", "notebooks", "--profile", "smoke"], cwd=ROOT, check=True)
     return build.build("smoke", into=tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture
+def served():
+    """``served(content, ranges=True, cut=None)`` -> (url, list that fills with the Range of each request, or None).
+
+    A server on this machine that knows Range unless ``ranges`` is False, and hangs up after ``cut`` bytes of an answer.
+    """
+    servers = []
+
+    def serve(content, *, ranges=True, cut=None):
+        asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                wanted = self.headers.get("Range")
+                asked.append(wanted)
+                start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
+                if start >= len(content):
+                    self.send_error(416)
+                    return
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                self.wfile.write(content[start:][:cut])
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/file.zip", asked
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -76,7 +76,7 @@ def test_a_failed_notebook_is_said_and_status_1(monkeypatch, capsys):
         (["run", "digits/resnet18-base", "--seed", "-1"], "whole number of 0 or more"),
         (["run", "digits/resnet18-base", "--set", "train_limit=99999"], "which has 1222"),
         (["run", "digits/resnet18-base", "--intensity", "mars"], "Unknown carbon intensity 'mars'"),
-        (["data", "mnist"], "known: digits, cifar10, cifar100"),
+        (["data", "svhn"], "known: digits, cifar10, cifar100, mnist, tinyimagenet, folder, voc, scenes"),
     ],
 )
 def test_a_wrong_question_gets_one_sentence_and_status_2(words, said, capsys, tmp_path, monkeypatch):

@@ -126,8 +126,8 @@ def test_take_keeps_an_image_and_its_objects_together(voc):
 
 
 def test_images_are_decoded_once_when_they_fit_into_memory_and_each_time_otherwise(voc, monkeypatch):
-    decoded, decode = [], sources._decode
-    monkeypatch.setattr(sources, "_decode", lambda file: (decoded.append(file), decode(file))[1])
+    decoded, decode = [], sources.picture
+    monkeypatch.setattr(sources, "picture", lambda file: (decoded.append(file), decode(file))[1])
     for limit, expected in ((sources.KEEP_BYTES, 2), (1000, 9)):
         monkeypatch.setattr(sources, "KEEP_BYTES", limit)
         split, everything = read(voc), torch.arange(2)

@@ -1,15 +1,15 @@
 """Images with boxes in the folders of the PASCAL VOC challenge: reading, checking and fetching them."""
 
-import socket
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ..sources import DataDamaged, DataError, DataNotFound, root_folder
+from ..readers.decoded import picture
+from ..sources import DataDamaged, DataError, DataNotFound, deliver, root_folder
 from .augmentation import resize
 
 VOC_CLASSES = (
@@ -56,7 +56,7 @@ class Split:
         images = self._kept.setdefault("images", {})
         if position in images:
             return images[position]
-        image = _decode(self.files[position])
+        image = picture(self.files[position])
         if 3 * int(self.sizes.prod(dim=1).sum()) <= KEEP_BYTES:
             images[position] = image
         return image
@@ -123,19 +123,7 @@ def fetch(name, root=None):
         print(f"{name} is in {root}: nothing to fetch.")
         return root
     size = sum(_MEGABYTES[part] for part in wanted)
-    print(f"Fetching {name} into {root}: {size} MB, about {size * 8 / 10 / 60:.0f} minutes at 10 Mbit/s.", flush=True)
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # without one, a silent server holds the download for ever
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _download(root, wanted)
-    except (OSError, RuntimeError) as error:
-        raise DataNotFound(
-            f"{name} could not be fetched into {root} ({error}); check the network and the folder, then try again."
-        ) from error
-    finally:
-        socket.setdefaulttimeout(patience)
-    return root
+    return deliver(name, root, size, partial(_download, root, wanted))
 
 
 def _download(root, parts):
@@ -184,14 +172,6 @@ def _image_size(file):
         raise _not_found(file) from error
     except OSError as error:
         raise _damaged(file, "not an image") from error
-
-
-def _decode(file):
-    try:
-        with Image.open(file) as image:
-            return pil_to_tensor(image.convert("RGB"))
-    except OSError as error:
-        raise _damaged(file, "not a whole image") from error
 
 
 def _objects(file, height, width, numbers):
