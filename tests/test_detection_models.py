@@ -60,7 +60,8 @@ def test_the_layer_for_hints_between_features_explains_the_counts_of_the_origina
     with torch.device("meta"):
         student, teacher = (models.build(name, 20) for name in ("mobilenetv2ssdlite", "ssd300vgg16"))
         hint_s, hint_t = nn.Conv2d(192, 512, 1), nn.Conv2d(512, 192, 1)
-    depthwise = [m for m in [*student.box_heads.modules(), *student.class_heads.modules()] if getattr(m, "groups", 1) > 1]
+    heads = [*student.box_heads.modules(), *student.class_heads.modules()]
+    depthwise = [layer for layer in heads if getattr(layer, "groups", 1) > 1]
     assert all(layer.bias is None for layer in depthwise)
     counts = [compute.count(model, (3, 300, 300)) for model in (student, teacher)]
     hint = compute.count(hint_s, (192, 38, 38))

@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 from .. import data, losses, models, rectification, teacher_free
 from ..training import evaluate
 from .methods import Method
-from .valid import ExperimentError, count, number, one_of, switch
+from .valid import ExperimentError, count, number, one_of, share, switch, text
 
 datasets = data.names
 KEYS = {
@@ -14,6 +14,14 @@ KEYS = {
     "crop_padding": (count, "a whole number of pixels"),
     "flip": (switch, "true or false"),
     "rotation_degrees": (number, "degrees, 0 or more"),
+    "train_fraction": (share, "a share of the training images, above 0 and at most 1, or null for all"),
+}
+# data set: the keys that it alone reads, which also decide which images there are
+DATASET_KEYS = {
+    "folder": {
+        "folder": (text, "a folder with train/<class>/ and test/<class>/, absolute or in the data folder"),
+        "image_size": (lambda v: count(v) and v >= 8, "a side in pixels, 8 or more"),
+    }
 }
 TAUGHT = {"stored_teacher": (switch, "true or false")}
 DEFAULTS = {"stored_teacher": False}
@@ -36,22 +44,28 @@ METHODS = {
     "tfkd-combined": _softened(teacher_free.tfkd_combined, keys=(*WEIGHTS, *REG[1:]), alike="teacher"),
 }
 # what decides which images there are, and how they are shown
-DATA = ()
+DATA = ("train_fraction",)
 VIEWS = ("crop_padding", "flip", "rotation_degrees")
 
 
 def dataset(asked, device):
     """The `data.Dataset` on ``device`` that an experiment ``asked`` for; made once per process."""
-    limits = {key: asked[key] for key in ("val_fraction", "train_limit", "val_limit", "test_limit")}
-    return _dataset(asked["dataset"], os.environ.get("STKD_DATA"), device, **limits)
+    own = DATASET_KEYS.get(asked["dataset"], ())
+    options = {key: asked.get(key) for key in ("val_fraction", "train_limit", "val_limit", "test_limit", *DATA, *own)}
+    return _dataset(asked["dataset"], os.environ.get("STKD_DATA"), device, **options)
 
 
 @lru_cache(maxsize=2)
-def _dataset(name, root, device, **limits):
+def _dataset(name, root, device, **options):
     try:
-        return data.load(name, root=root, device=device, **limits)
+        found = data.load(name, root=root, device=device, **options)
     except ValueError as error:
         raise ExperimentError(str(error)) from error
+    if not len(found.val):
+        raise ExperimentError(f"The validation split of {name} has no image; raise val_fraction.")
+    if len(found.train) < 2:
+        raise ExperimentError(f"The train split of {name} has fewer than 2 images; lower val_fraction.")
+    return found
 
 
 def network(asked, *, classes, channels, seed=None):

@@ -20,6 +20,7 @@ KEYS = {
     "imagenet": (valid.switch, "true (where the weights are at hand) or false"),
 }
 TAUGHT = {}
+DATASET_KEYS = {}
 DEFAULTS = {"match_iou": 0.5}
 WEIGHTS = ("hard_weight", "soft_weight", "background_weight", "bound_weight", "hint_weight")
 # what decides which images there are, and how they are shown

@@ -131,7 +131,7 @@ def _base(asked, key, seed, profile, **options):
         )
     if tasks.method(asked).alike == key:
         _check_alike(asked, key, resolved(name, profile, {}))
-    same_data = {key: asked[key] for key in ("val_fraction", *settings.LIMITS, *tasks.of(asked).DATA)}
+    same_data = {key: asked.get(key) for key in ("val_fraction", *settings.LIMITS, *tasks.decisive(asked))}
     return run(name, seed, profile, **same_data, **options)
 
 

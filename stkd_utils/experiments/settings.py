@@ -46,8 +46,9 @@ TAUGHT = {
 POLICY = {"tau_policy": (one_of(temperature.names), "a temperature policy")}
 TAU = {key: (positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
 KEYS = [*COMMON, *TAUGHT, *POLICY, *TAU, *methods.KEYS, *(k for t in tasks.TASKS.values() for k in t.KEYS | t.TAUGHT)]
+KEYS += [key for task in tasks.TASKS.values() for own in task.DATASET_KEYS.values() for key in own]
 # keys that need not be set: null asks for the same as leaving them out, and a run's settings hold neither
-OPTIONAL = ("teacher_stop_after",)
+OPTIONAL = ("teacher_stop_after", "train_fraction")
 # what holds where nobody set the key
 DEFAULTS = {
     **dict.fromkeys(LIMITS),
@@ -148,7 +149,7 @@ def keys(settings):
     task = tasks.of(settings)
     method = {"method": (one_of(lambda: sorted(task.METHODS)), "a method")}
     own = {key: methods.KEYS[key] for one in task.METHODS.values() for key in (*one.keys, *one.further)}
-    return COMMON | method | task.KEYS | TAUGHT | task.TAUGHT | POLICY | TAU | own
+    return COMMON | method | task.KEYS | tasks.own(settings) | TAUGHT | task.TAUGHT | POLICY | TAU | own
 
 
 def _defaults(settings):
@@ -159,7 +160,7 @@ def _read(settings):
     """The keys that data set, method, optimiser and temperature policy of ``settings`` read, a list."""
     task = tasks.of(settings)
     adam = settings.get("optimiser") == "adam"
-    common = [key for key in (*COMMON, *task.KEYS) if not (adam and key == "momentum")]
+    common = [key for key in (*COMMON, *task.KEYS, *tasks.own(settings)) if not (adam and key == "momentum")]
     method = tasks.method(settings)
     taught = [*TAUGHT, *task.TAUGHT] if method.teacher else []
     softened = [*POLICY, *_tau_keys(settings)] if method.temperature else []

@@ -1,9 +1,9 @@
 """What kinds of experiments there are: each a module with the same names, chosen by the data set.
 
-A task says which keys its experiments have (``KEYS``, and ``TAUGHT`` for those with a frozen teacher, with
-``DEFAULTS``), which of them decide the images (``DATA``) and how they are shown (``VIEWS``), which ``METHODS`` there
-are (name: `methods.Method`), and makes what a run is made of: ``dataset``, ``network``, ``initialise``,
-``augmentation``, ``evaluate``, ``tested``.
+A task says which keys its experiments have (``KEYS``, ``DATASET_KEYS`` for those on one data set, ``TAUGHT`` for those
+with a frozen teacher, with ``DEFAULTS``), which of them decide the images (``DATA``, and all of ``DATASET_KEYS``) and
+how they are shown (``VIEWS``), which ``METHODS`` there are (name: `methods.Method`), and makes what a run is made of:
+``dataset``, ``network``, ``initialise``, ``augmentation``, ``evaluate``, ``tested``.
 """
 
 from . import classification, detection
@@ -30,3 +30,13 @@ def method(asked):
     """The `methods.Method` of the settings ``asked``; that of "base" where they name none that exists."""
     known = of(asked).METHODS
     return known.get(asked.get("method"), known["base"])
+
+
+def own(asked):
+    """key -> (test, what is valid), of the keys that only experiments on the data set of ``asked`` have."""
+    return of(asked).DATASET_KEYS.get(str(asked.get("dataset")), {})
+
+
+def decisive(asked):
+    """The keys of ``asked`` that decide which images there are, besides the limits: a list."""
+    return [*of(asked).DATA, *own(asked)]

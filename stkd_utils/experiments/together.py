@@ -26,8 +26,8 @@ def check(questions):
     (first_seed, first), *others = questions
     task = tasks.of(first)
     for seed, asked in others:
-        for key in (*SHARED, *task.DATA, *task.VIEWS):
-            one, other = first[key], asked[key]
+        for key in (*SHARED, *tasks.decisive(first), *task.VIEWS):
+            one, other = first.get(key), asked.get(key)
             if key == "data_seed":
                 one, other = (s if given is None else given for s, given in ((first_seed, one), (seed, other)))
             if one != other:

@@ -15,6 +15,11 @@ def fraction(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def share(value):
+    """A number above 0, at most 1, or None for everything."""
+    return value is None or (fraction(value) and value > 0)
+
+
 def count(value):
     """A whole number of 0 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -33,6 +38,11 @@ def limit(value):
 def fractions(value):
     """A rising list of numbers from 0 to 1."""
     return isinstance(value, list) and all(map(fraction, value)) and value == sorted(value)
+
+
+def text(value):
+    """A text that is not empty."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 def texts(value):
