@@ -10,7 +10,7 @@ from .valid import ExperimentError, count, number, one_of, share, switch, text
 
 datasets = data.names
 KEYS = {
-    "model": (one_of(models.names), "a model"),
+    "model": (one_of(models.names, models.known), "a model"),
     "crop_padding": (count, "a whole number of pixels"),
     "flip": (switch, "true or false"),
     "rotation_degrees": (number, "degrees, 0 or more"),

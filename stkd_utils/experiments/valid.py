@@ -55,11 +55,11 @@ def switch(value):
     return isinstance(value, bool)
 
 
-def one_of(names):
-    """A test for a value among ``names()``."""
+def one_of(names, known=None):
+    """A test for a value among ``names()``, which shows some, where ``known(value)`` tells all that are valid."""
 
     def check(value):
-        return value in names()
+        return known(value) if known else value in names()
 
     check.names = names
     return check

@@ -4,7 +4,18 @@ Adding a model is one file with a class under ``@register("name")``, imported be
 the paper's repository, so that its published checkpoints load.
 """
 
-from stkd_utils.models import mobilenetv2, resnet, shufflenetv2  # noqa: F401  (importing a file registers its model)
-from stkd_utils.models.registry import build, names, register
+from stkd_utils.models import (  # noqa: F401  (importing a file registers its models)
+    alexnet,
+    bottleneck,
+    cnn,
+    densenet,
+    googlenet,
+    mobilenetv2,
+    resnet,
+    shufflenetv2,
+    vgg,
+    wrn,
+)
+from stkd_utils.models.registry import build, classifier, known, names, register
 
-__all__ = ["build", "names", "register"]
+__all__ = ["build", "classifier", "known", "names", "register"]

@@ -19,6 +19,22 @@ def repeated(blocks, depth):
     return max(1, round(blocks * depth))
 
 
+def resized(stage, depth):
+    """The rows of a stage for ``depth``: its first ones, at least one; beyond its length the last one again.
+
+    For stages whose blocks differ from each other, as those of GoogLeNet; ``depth`` 1 gives ``stage`` back.
+    """
+    return [stage[min(number, len(stage) - 1)] for number in range(repeated(len(stage), depth))]
+
+
+def he_normal(model):
+    """``model`` with the weights of its convolutions drawn from N(0, 2 / fan out), in place; He et al. 2015, eq. 14."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
 def conv_bn(inputs, outputs, kernel=1, *, stride=1, padding=None, groups=1, bias=True):
     """A convolution and its batch normalisation, as a list to unpack into an ``nn.Sequential``.
 

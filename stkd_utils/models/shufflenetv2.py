@@ -1,4 +1,4 @@
-"""ShuffleNetV2 for small images, the second student of the paper."""
+"""ShuffleNetV2 for small images, the second student of the paper, and its three other published widths."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from stkd_utils.models.layers import conv_bn, conv_bn_relu, repeated, scaled
 from stkd_utils.models.registry import register
 
-STAGES = ((116, 4), (232, 8), (464, 4))  # channels, blocks; the first block halves the map
+BLOCKS = (4, 8, 4)  # of each stage; the first one halves the map
 
 
 def interleave(left, right):
@@ -54,11 +54,13 @@ class ShuffleNetV2(nn.Module):
     1,360,896 parameters for 100 classes. Ma et al. 2018. Introduced in notebook 02.
     """
 
+    stages, last = (116, 232, 464), 1024  # channels
+
     def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
-        inputs, last = scaled(24, width), scaled(1024, width)
+        inputs, last = scaled(24, width), scaled(self.last, width)
         self.pre = nn.Sequential(*conv_bn_relu(channels, inputs, 3))
-        for number, (outputs, blocks) in enumerate(STAGES, start=2):
+        for number, (outputs, blocks) in enumerate(zip(self.stages, BLOCKS, strict=True), start=2):
             outputs = scaled(outputs, width, multiple=2)
             units = [Unit(outputs) for _ in range(repeated(blocks, depth) - 1)]
             self.add_module(f"stage{number}", nn.Sequential(DownUnit(inputs, outputs), *units))
@@ -69,3 +71,33 @@ class ShuffleNetV2(nn.Module):
     def forward(self, x):
         x = self.stage4(self.stage3(self.stage2(self.pre(x))))
         return self.fc(self.conv5(x).mean((2, 3)))
+
+
+@register("shufflenetv2x05")
+class ShuffleNetV2X05(ShuffleNetV2):
+    """Logits of ShuffleNetV2 x0.5 in the form of `ShuffleNetV2`: (N, channels, H, W) -> (N, classes).
+
+    448,268 parameters for 100 classes. Ma et al. 2018, table 5.
+    """
+
+    stages, last = (48, 96, 192), 1024
+
+
+@register("shufflenetv2x15")
+class ShuffleNetV2X15(ShuffleNetV2):
+    """Logits of ShuffleNetV2 x1.5 in the form of `ShuffleNetV2`: (N, channels, H, W) -> (N, classes).
+
+    2,584,716 parameters for 100 classes. Ma et al. 2018, table 5.
+    """
+
+    stages, last = (176, 352, 704), 1024
+
+
+@register("shufflenetv2x2")
+class ShuffleNetV2X2(ShuffleNetV2):
+    """Logits of ShuffleNetV2 x2 in the form of `ShuffleNetV2`: (N, channels, H, W) -> (N, classes).
+
+    5,550,976 parameters for 100 classes. Ma et al. 2018, table 5.
+    """
+
+    stages, last = (244, 488, 976), 2048
