@@ -1,4 +1,4 @@
-"""The command line: ``python -m stkd_utils list | run | notebooks | data | publish``."""
+"""The command line: ``python -m stkd_utils list | run | notebooks | data | weights | publish``."""
 
 import argparse
 import json
@@ -41,6 +41,13 @@ def parser():
     fetch.add_argument("name", help=known)
     fetch.set_defaults(call=_data)
 
+    weights = commands.add_parser("weights", help="check a file of weights that the paper's authors published")
+    weights.add_argument("file", help="a .pth.tar file of figshare item 22761962")
+    weights.add_argument("--model", metavar="NAME", help="the network that it has to hold")
+    weights.add_argument("--classes", type=int, metavar="N", help="the number of classes that it has to have")
+    weights.add_argument("--evaluate", metavar="DATA", help="its accuracy on the test images of cifar10 or cifar100")
+    weights.set_defaults(call=_weights)
+
     publish = commands.add_parser("publish", help="append finished runs to the ledger")
     publish.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
     publish.add_argument("--book", metavar="P", help="instead, what the book of profile P trained and cost")
@@ -50,10 +57,12 @@ def parser():
 
 def main(arguments=None):
     """Exit status of one command: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
-    from . import carbon, checkpoint, data, experiments, ledger, training
+    from . import carbon, checkpoint, data, experiments, ledger, models, training
 
     asked = parser().parse_args(arguments)
-    wrong = (experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError)
+    wrong = (
+        experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError, models.WeightsError,
+    )  # fmt: skip
     failed = (training.Diverged, checkpoint.CheckpointDamaged)
     try:
         environment.check()
@@ -162,6 +171,36 @@ def _data(asked):
         print(detection.data.fetch(asked.name))
         for network in ("mobilenetv2ssdlite", "ssd300vgg16"):
             print(detection.models.fetch_backbone(network))
+
+
+def _weights(asked):
+    from . import models
+
+    found = models.read_authors(asked.file)
+    if asked.classes is not None and asked.classes < 1:
+        raise models.WeightsError(f"--classes is at least 1; got {asked.classes}.")
+    network = models.load_authors(asked.file, asked.model or found.name, asked.classes or found.classes)
+    size = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{found.name}, {found.classes} classes, {size:,} parameters, epoch {found.epoch}: every weight fits.")
+    if asked.evaluate:
+        accuracy, count = _test_accuracy(network, asked.evaluate, found.classes)
+        print(f"test {100 * accuracy:.2f} % of {count:,} images of {asked.evaluate} (accuracy)")
+
+
+def _test_accuracy(network, name, classes):
+    import torch
+
+    from . import data, engine, models, training
+
+    if name not in (usual := models.authors.NORMALISATION):
+        raise models.WeightsError(f"--evaluate takes one of: {', '.join(usual)}; got {name!r}.")
+    device = engine.default_device()
+    dataset = data.load(name, device=device)
+    if dataset.classes != classes:
+        raise models.WeightsError(f"{name} has {dataset.classes} classes and these weights are for {classes}.")
+    mean, std = (torch.tensor(values, device=device) for values in usual[name])
+    dataset = replace(dataset, mean=mean, std=std)  # those of the authors, on which the weights rely
+    return training.evaluate(network.to(device), dataset.test, dataset)["accuracy"], len(dataset.test)
 
 
 def _publish(asked):

@@ -29,7 +29,7 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 # Every outside host that a page may link to, reviewed by hand.
 HOSTS = {
     "arxiv.org", "colab.research.google.com", "doi.org", "github.com", "jmlr.org", "www.cs.toronto.edu",
-    "www.mathjax.org", "d2l.ai", "docs.pytorch.org", "openintro-ims.netlify.app", "pandas.pydata.org",
+    "www.mathjax.org", "d2l.ai", "docs.pytorch.org", "openintro-ims.netlify.app", "pandas.pydata.org", "figshare.com",
 }  # fmt: skip
 # Repositories that are spoken of and are not this one.
 OTHERS = {"King-Rafat/STKD_CFMitigation", "saintslab/carbontracker"}

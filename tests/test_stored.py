@@ -67,7 +67,10 @@ def test_a_run_gets_the_same_logits_to_the_last_digit_cold_and_warm(tmp_path, di
         )
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "cnn", "densenet121", "googlenet", "mobilenetv2", "resnet18", "resnet50", "shufflenetv2", "vgg19bn"],
+)
 def test_a_run_with_another_order_gets_its_own_logits_from_rows_of_other_batches(tmp_path, digits, name):
     teacher = engine.frozen(models.build(name, 10, channels=1, width=0.25, seed=0), "float32", "cpu")
     for seed, epochs in ((0, 3), (1, 6)):

@@ -16,6 +16,7 @@ from stkd_utils.models import (  # noqa: F401  (importing a file registers its m
     vgg,
     wrn,
 )
+from stkd_utils.models.authors import WeightsError, load_authors, read_authors
 from stkd_utils.models.registry import build, classifier, known, names, register
 
-__all__ = ["build", "classifier", "known", "names", "register"]
+__all__ = ["WeightsError", "build", "classifier", "known", "load_authors", "names", "read_authors", "register"]

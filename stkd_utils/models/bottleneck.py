@@ -37,8 +37,7 @@ class BottleneckNet(nn.Module):
 
         same = inputs == 4 * planes and stride == 1
         shortcut = None if same else nn.Sequential(*conv_bn(inputs, 4 * planes, stride=stride, bias=False))
-        # a group keeps one channel at least
-        base_width = max(self.base_width, 64 / planes)
+        base_width = max(self.base_width, -(-PLANES[0] // planes))  # a group keeps one channel at least
         return Bottleneck(inputs, planes, stride, shortcut, self.groups, base_width)
 
     def forward(self, x):
