@@ -11,6 +11,7 @@ from torchvision.models import VGG, vgg19_bn
 from torchvision.models.vgg import make_layers
 
 from stkd_utils import compute, engine, models
+from stkd_utils.experiments import classification
 from stkd_utils.models.layers import resized
 
 SIZES = {  # parameters for 100 classes; GFLOPs at 32x32 as measured in the paper's repository, None where it has none
@@ -72,7 +73,7 @@ def test_the_table_has_every_name():
 
 
 @every_model
-def test_every_network_has_the_published_size_and_takes_every_data_set(name):
+def test_every_network_has_the_published_size_and_its_docstring_says_so(name):
     parameters, gflops = SIZES[name]
     model = on_meta(name, 100)
     count = compute.count(model, (3, 32, 32))
@@ -245,6 +246,11 @@ def test_a_depth_or_width_that_no_wide_network_has_is_refused_in_one_sentence(na
         models.build(name, 10)
 
 
+def test_an_experiment_may_ask_for_any_wide_network():
+    valid, _ = classification.KEYS["model"]
+    assert valid("wrn28x2") and valid("vgg19bn") and not valid("wrn17x2") and not valid("resnet51")
+
+
 @pytest.mark.parametrize("value", [None, 18, ["resnet18"], {}])
 def test_no_other_value_names_a_network(value):
     assert not models.known(value)
@@ -268,9 +274,9 @@ def test_the_plain_network_sees_larger_maps_averaged_and_never_as_more_images():
 def test_the_head_of_vgg_is_torchvisions_with_the_weights_of_equal_pixels_added():
     with torch.device("meta"):
         whole = sum(parameter.numel() for parameter in vgg19_bn(num_classes=100).parameters())
+        theirs = VGG(make_layers([32, "M"]), num_classes=10).eval()
     assert whole - 48 * 512 * 4096 == SIZES["vgg19bn"][0]
     ours = models.build("vgg19bn", 10, width=0.0625, seed=0).eval()
-    theirs = VGG(make_layers([32, "M"]), num_classes=10).eval()
     theirs.features, theirs.classifier = ours.features, nn.Sequential(nn.Linear(32 * 49, 256), *ours.classifier[1:])
     weight, first = theirs.classifier[0].weight, ours.classifier[0]
     first.weight.data, first.bias.data = weight.data.view(256, 32, 49).sum(2), theirs.classifier[0].bias.data
