@@ -29,8 +29,11 @@ def rectified_teacher(logits_s, logits_t, labels, tau, *, hard_weight, soft_weig
 def rectified_student(logits_s, logits_t, labels, tau, *, hard_weight, soft_weight):
     """`losses.hinton` whose soft term sees the `rectified` logits of the student: {"hard", "soft"}.
 
-    Where the student is wrong, the teacher then teaches its two classes in exchanged roles; the hard term sees the
-    student as it is. Arguments and errors are those of `losses.hinton`. Introduced in notebook 03.
+    The hard term sees the student as it is. Where the student is wrong, its wrong logit stands in the place of the
+    right class, and so is drawn to what the teacher says of the right one: the soft term then holds the student to its
+    mistakes, against the hard term. With the weights of classic distillation a student may learn nothing; kept because
+    the code of Rafat et al. 2023 offers it. Arguments and errors are those of `losses.hinton`.
+    Introduced in notebook 03.
     """
     terms = hinton(logits_s, logits_t, labels, tau, hard_weight=hard_weight, soft_weight=soft_weight)
     divergence = kl_per_sample(rectified(logits_s, labels), logits_t.detach(), tau)

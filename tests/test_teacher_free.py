@@ -239,6 +239,17 @@ def test_rectified_sides_are_hinton_with_that_side_exchanged():
         close(terms["soft"], losses.hinton(*sides, labels, 4.0, **WEIGHTS)["soft"])
 
 
+def test_a_rectified_student_is_held_to_its_mistakes_and_a_plain_one_is_not():
+    """The student takes class 0 for 1, the teacher is sure of 0: only the plain soft term lowers the wrong logit."""
+    logits_t, labels, wrong = torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0]), 1
+    slopes = []
+    for method in (losses.hinton, rectification.rectified_student, rectification.rectified_teacher):
+        logits_s = torch.tensor([[0.0, 2.0, 0.0]], requires_grad=True)
+        method(logits_s, logits_t, labels, 4.0, **WEIGHTS)["soft"].backward()
+        slopes.append(logits_s.grad[0, wrong].item())
+    assert slopes[0] == slopes[2] > 0 > slopes[1]
+
+
 # what holds for every method
 
 GIVEN = {**WEIGHTS, **REG, "smoothing": 0.1, "reg_multiplier": 2.0}
