@@ -21,7 +21,7 @@ def digest(profile):
     """Hash of everything that the pages are made of, for one profile."""
     files = [ROOT / "_config.yml", ROOT / "_toc.yml"]
     files += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    files += (ROOT / "stkd_utils").rglob("*.py")
+    files += [path for path in (ROOT / "stkd_utils").rglob("*") if path.suffix in (".py", ".json")]
     files += [path for path in _executed(profile).glob("*") if path.name != "report.json"]
     found = hashlib.sha256(json.dumps([importlib.metadata.version(name) for name in TOOLS]).encode())
     for path in sorted(files):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import finding
+import originals
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -11,6 +12,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 IMAGES = "_build/figures"
+TABLES = finding.TABLES | originals.TABLES
 
 
 def setup(app):
@@ -58,13 +60,14 @@ def tidy_scripts(app, pagename, templatename, context, doctree):
 
 
 class LedgerTable(SphinxDirective):
-    """What a function of ``finding.py`` returns, as Markdown: ```` ```{ledger-table} headline ````."""
+    """What a function of `TABLES` returns, as Markdown: ```` ```{ledger-table} headline ````."""
 
     required_arguments = 1
 
     def run(self):
-        lines = finding.TABLES[self.arguments[0]](executed_folder()).splitlines()
-        box = nodes.container(classes=["book-table"])
+        name = self.arguments[0]
+        lines = TABLES[name](executed_folder()).splitlines()
+        box = nodes.container(classes=["book-table", f"book-{name}"])
         self.state.nested_parse(StringList(lines, source=finding.__file__), self.content_offset, box)
         return [box]
 
