@@ -10,19 +10,20 @@ import torch
 import torch.nn.functional as F
 
 from . import losses, models, seeding
-from .objectives import Teacher
+from .objectives import Objective, beside
 
 SIZE = 128  # of an embedding
 MOMENTUM = 0.5  # what a row of a bank keeps of itself
 
 
-class Contrast:
+class Contrast(Objective):
     """What a student learns from labels and from where a frozen teacher sees an image (Tian et al. 2020, CRD).
 
     The features that enter the last layers are embedded and compared (`Banks`): {"hard": hard_weight * cross-entropy,
     "contrast": crd_weight * noise-contrastive loss}. Published: hard_weight 1, crd_weight 0.8, crd_negatives 16384 and
     a ``policy`` that fixes tau at 0.07. tau is that of the contrast; a policy that draws it must stay near there, such
-    as "stochastic-continuous" from 0.05 to 0.1: no logits are softened. ``module`` holds the `Banks`.
+    as "stochastic-continuous" from 0.05 to 0.1: no logits are softened. ``module`` holds the `Banks`, whose MACs of one
+    image, products with both banks included, are ``macs``.
 
     Parameters
     ----------
@@ -39,22 +40,20 @@ class Contrast:
         When the teacher's outputs are stored, which are logits without features, or as `Banks`.
     """
 
+    module = None
+
     def __init__(self, student, teacher, labels, policy, *, seed, hard_weight=1.0, crd_weight=0.8, crd_negatives=16384):
-        self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        super().__init__(None, teacher, policy)
         if self.teacher.stored:
             raise ValueError(
                 "The contrastive loss needs the teacher's features, and only its logits are stored: "
                 "set stored_teacher to false."
             )
-        self.policy, self.hard_weight, self.crd_weight = policy, hard_weight, crd_weight
+        self.hard_weight, self.crd_weight = hard_weight, crd_weight
         self._student, self._teacher = Features(student), Features(self.teacher.network)
         self._batch = self._features_t = None
-        self.module = Banks(self._student.size, self._teacher.size, labels, crd_negatives, seed).to(labels.device)
-
-    @property
-    def macs(self):
-        """MACs of one image's forward pass through embeddings and banks."""
-        return self.module.macs
+        self.banks = Banks(self._student.size, self._teacher.size, labels, crd_negatives, seed).to(labels.device)
+        self.module, self.macs = beside(policy, banks=self.banks), self.banks.macs
 
     def terms(self, batch, logits_s):
         """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes), which the student has just answered."""
@@ -62,8 +61,8 @@ class Contrast:
         self.teacher(batch)  # works only if no other student asked about this batch before
         if batch is not self._batch:
             self._batch, self._features_t = batch, self._teacher.take()
-        tau = self.policy.draw()
-        contrast = self.module(self._student.take(), self._features_t, batch.labels, batch.positions, tau)
+        tau = self.policy.draw(batch.epoch)
+        contrast = self.banks(self._student.take(), self._features_t, batch.labels, batch.positions, tau)
         return {"hard": hard, "contrast": self.crd_weight * contrast}
 
 

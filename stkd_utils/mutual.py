@@ -3,9 +3,10 @@
 import torch
 
 from . import engine, losses, models, seeding
+from .objectives import Objective, beside
 
 
-class Mutual:
+class Mutual(Objective):
     """What a student learns from the labels and from ``peers`` that are trained beside it (Zhang et al. 2018, DML).
 
     Of K networks, each one k minimises, with softmax outputs p and the others held constant::
@@ -14,8 +15,9 @@ class Mutual:
 
     The published form (their section 3) is tau 1, which ``policy`` then fixes, and both weights 1; one draw a batch
     softens all. All networks learn from one and the same forward pass; their algorithm 1 updates them in turn and
-    asks again after each update. Nobody is frozen: ``teacher`` is None, the peers are the ``module`` whose parameters
-    and state belong to the training, and each has its own dropout, batch statistics and optimiser state.
+    asks again after each update. Nobody is frozen: ``teacher`` is None, the peers are in the ``module`` that learns
+    beside the student, and each has batch statistics and optimiser state of its own. ``networks`` are the peers by the
+    names that their terms begin with ("peer1"), by which they are judged too.
 
     Parameters
     ----------
@@ -28,20 +30,15 @@ class Mutual:
     Raises ValueError without a peer.
     """
 
-    teacher = None
+    module = None
 
     def __init__(self, peers, policy, hard_weight=1.0, soft_weight=1.0, *, precision="float32", macs=0):
-        self.module = torch.nn.ModuleList(peers)
-        if not len(self.module):
+        super().__init__(None, policy=policy)
+        self.networks = {f"peer{number}": network for number, network in enumerate(peers, start=1)}
+        if not self.networks:
             raise ValueError("Mutual learning needs at least one peer: name a model for it.")
-        self.policy, self.precision, self.macs = policy, precision, macs
-        self.hard_weight, self.soft_weight = hard_weight, soft_weight
-        self._answers = ()
-
-    @property
-    def networks(self):
-        """The peers by the names that their terms begin with: {"peer1": network, ...}."""
-        return {f"peer{number}": peer for number, peer in enumerate(self.module, start=1)}
+        self.module = beside(policy, **self.networks)
+        self.hard_weight, self.soft_weight, self.precision, self.macs = hard_weight, soft_weight, precision, macs
 
     def terms(self, batch, logits_s):
         """Named loss terms of one `data.Batch`: "hard" and "soft" of the student, "peer1_hard", "peer1_soft", ...
@@ -49,25 +46,15 @@ class Mutual:
         ``logits_s`` (N, classes). The sum of all trains all networks: no gradient of one's terms reaches another.
         """
         with engine.autocast(batch.views.device, self.precision):
-            answers = [peer(batch.views).float() for peer in self.module]
-        self._answers = [answer.detach() for answer in answers]
-        tau, logits = self.policy.draw(), [logits_s, *answers]
+            logits = {f"{name}_": peer(batch.views).float() for name, peer in self.networks.items()}
+        tau, logits = self.policy.draw(batch.epoch), {"": logits_s, **logits}
         terms = {}
-        for number, own in enumerate(logits):
-            others = [other.detach() for other in logits if other is not own]
-            name = f"peer{number}_" if number else ""
+        for name, own in logits.items():
+            others = [other.detach() for other in logits.values() if other is not own]
             terms[f"{name}hard"] = self.hard_weight * losses.cross_entropy(own, batch.labels)["hard"]
             apart = sum(losses.kl_per_sample(own, other, tau).mean() for other in others)
             terms[f"{name}soft"] = apart / len(others) * tau**2 * self.soft_weight
         return terms
-
-    def hits(self, batch):
-        """What `data.Batch.hits` counts, of each peer on the ``batch`` whose `terms` were asked last."""
-        return {
-            f"{name}_{what}": count
-            for name, logits in zip(self.networks, self._answers, strict=True)
-            for what, count in batch.hits(logits).items()
-        }
 
 
 def peer_seed(seed, number=1):

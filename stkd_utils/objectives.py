@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
@@ -61,6 +62,7 @@ class Objective:
     settings : what ``loss`` takes by name, such as the weights of its terms.
     module : a torch.nn.Module with what learns beside the student or has a state of its own, or None.
     macs : forward MACs of one image through those networks of ``module`` that learn from every image.
+    networks : those of them that do the student's task and are judged beside it, a dict by name.
     """
 
     loss: object
@@ -68,6 +70,7 @@ class Objective:
     policy: object = None
     settings: dict = field(default_factory=dict)
     macs = 0
+    networks = MappingProxyType({})
 
     def __post_init__(self):
         if self.teacher is not None and not isinstance(self.teacher, Teacher):
@@ -100,3 +103,8 @@ class Distillation(Objective):
 
     def __init__(self, teacher, policy, hard_weight, soft_weight, loss=losses.hinton):
         super().__init__(loss, teacher, policy, {"hard_weight": hard_weight, "soft_weight": soft_weight})
+
+
+def beside(policy, **modules):
+    """The ``module`` of an objective with ``modules`` of its own: those and what its temperature ``policy`` learns."""
+    return torch.nn.ModuleDict(modules | ({"tau": policy.module} if policy.module else {}))

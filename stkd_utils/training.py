@@ -155,9 +155,7 @@ class Trainer:
     def end_epoch(self, row, part, seconds):
         """Validate, and add ``row`` to the history with the ``part`` of the pass and its ``seconds``; the whole row."""
         started = time.perf_counter()
-        with self.meter.block("evaluate"), self._own_random():
-            validation = self.evaluate(self.model, self.dataset.val, self.dataset, precision=self.precision)
-        row = row | {f"val_{name}": value for name, value in validation.items()}
+        row = row | self._validation()
         fit = self.fit_state
         fit.choose(row, self.model, self.dataset.metric)
         fit.history.append(row)
@@ -165,6 +163,18 @@ class Trainer:
         evaluated = time.perf_counter() - started
         fit.timings.append({"epoch": row["epoch"], "train_seconds": seconds, "evaluate_seconds": evaluated})
         return row
+
+    def _validation(self):
+        """The numbers of student and of those trained beside it: {"val_accuracy", ..., "val_peer1_accuracy", ...}."""
+        judged = {"": self.model} | {f"{name}_": network for name, network in self.objective.networks.items()}
+        with self.meter.block("evaluate"), self._own_random():
+            return {
+                f"val_{name}{key}": value
+                for name, network in judged.items()
+                for key, value in self.evaluate(
+                    network, self.dataset.val, self.dataset, precision=self.precision
+                ).items()
+            }
 
     def _check_finite(self, means, epoch):
         broken = [name for name, value in means.items() if not math.isfinite(value)]

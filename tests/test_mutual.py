@@ -115,11 +115,12 @@ def test_every_policy_works(policy):
     assert all(value.isfinite() for value in terms.values()) and len(policy.draws) == 1
 
 
-def test_hits_count_what_each_peer_gets_right():
-    peers = Says([[1.0, 0.0], [0.0, 1.0]]), Says([[0.0, 1.0], [1.0, 0.0]])
-    both, one = objective(*peers), batch([0, 0])
-    both.terms(one, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    assert {name: int(count) for name, count in both.hits(one).items()} == {"peer1_accuracy": 1, "peer2_accuracy": 1}
+def test_the_module_holds_the_peers_and_what_the_policy_learns():
+    peers, policy = (Says([[1.0]]), Says([[2.0]])), temperature.Fixed(1)
+    assert set(objective(*peers, policy=policy).module.parameters()) == {peer.logits for peer in peers}
+    policy.module = nn.Linear(1, 1)
+    both = objective(*peers, policy=policy)
+    assert set(both.module.parameters()) == {*(peer.logits for peer in peers), *policy.module.parameters()}
     assert list(both.networks.values()) == list(peers)
 
 
@@ -152,7 +153,7 @@ def test_one_optimiser_over_all_is_to_the_last_bit_one_for_each(batches, count, 
     together, apart = ([network(number).train() for number in range(count)] for _ in range(2))
 
     both = objective(*together[1:], policy=temperature.Fixed(2))
-    joint = protocol.optimise(nn.ModuleList([together[0], both.module]))
+    joint = protocol.optimise(together[0], both.module)
     for one in batches:
         losses.total(both.terms(one, together[0](one.views))).backward()
         joint.step()

@@ -1,6 +1,7 @@
 """What a detector learns from one batch: objects alone, or objects and a frozen teacher."""
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -18,7 +19,7 @@ class Supervised:
     priors: torch.Tensor
     match_iou: float = 0.5
     policy = teacher = module = None
-    macs = 0
+    macs, networks = 0, MappingProxyType({})
 
     def terms(self, batch, outputs_s):
         """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
@@ -39,7 +40,7 @@ class Distillation:
     policy: object
     weights: dict
     match_iou: float = 0.5
-    macs = 0
+    macs, networks = 0, MappingProxyType({})
 
     @property
     def module(self):

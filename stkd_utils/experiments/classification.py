@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache, partial
 
-from .. import data, losses, models, rectification, teacher_free
+from .. import compute, contrastive, data, engine, losses, models, mutual, rectification, teacher_free
 from ..training import evaluate
 from .methods import Method
 from .valid import ExperimentError, count, number, one_of, share, switch, text
@@ -27,6 +27,25 @@ TAUGHT = {"stored_teacher": (switch, "true or false")}
 DEFAULTS = {"stored_teacher": False}
 WEIGHTS = ("hard_weight", "soft_weight")
 REG = ("hard_weight", "reg_weight", "correct_prob")
+CONTRAST = ("hard_weight", "crd_weight", "crd_negatives")
+
+
+def _mutual(method, parts):
+    asked, dataset = parts.asked, parts.dataset
+    size = {"channels": dataset.channels, "width": asked["width"], "depth": asked["depth"]}
+    peer = mutual.peer(asked["peer"], dataset.classes, seed=parts.seed, device=dataset.device, **size)
+    macs = compute.count(peer, (dataset.channels, dataset.size, dataset.size)).macs
+    precision = engine.resolve(asked["precision"], dataset.device)
+    return mutual.Mutual([peer], parts.policy, *(asked[key] for key in WEIGHTS), precision=precision, macs=macs)
+
+
+def _contrast(method, parts):
+    own = {key: parts.asked[key] for key in CONTRAST}
+    return contrastive.Contrast(
+        parts.model, parts.teacher, parts.dataset.train.labels, parts.policy, seed=parts.seed, **own
+    )
+
+
 _softened = partial(Method, teacher=True, temperature=True, keys=WEIGHTS)
 METHODS = {
     "base": Method(losses.cross_entropy),
@@ -42,6 +61,8 @@ METHODS = {
     "mse": Method(losses.mse, teacher=True, keys=WEIGHTS),
     "tfkd-self": _softened(losses.hinton, alike="teacher"),
     "tfkd-combined": _softened(teacher_free.tfkd_combined, keys=(*WEIGHTS, *REG[1:]), alike="teacher"),
+    "dml": Method(make=_mutual, temperature=True, further=("peer", *WEIGHTS)),
+    "crd": Method(make=_contrast, teacher=True, temperature=True, further=CONTRAST, features=True),
 }
 # what decides which images there are, and how they are shown
 DATA = ("train_fraction",)

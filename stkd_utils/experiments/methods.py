@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .. import models
 from ..objectives import Objective
-from .valid import fraction, number
+from .valid import count, fraction, number, one_of
 
 # key: (test, what is valid), of the keys that some methods read
 KEYS = {
@@ -18,6 +19,9 @@ KEYS = {
     "reg_weight": (number, "a number of 0 or more"),
     "reg_multiplier": (number, "a number of 0 or more"),
     "start": (lambda v: isinstance(v, str), "the name of a base experiment"),
+    "peer": (one_of(models.names), "a model, of the student's width and depth"),
+    "crd_weight": (number, "a number of 0 or more"),
+    "crd_negatives": (lambda v: count(v) and v > 0, "a whole number above 0"),
 }
 
 
@@ -50,6 +54,7 @@ class Method:
     keys : the settings that ``loss`` takes by name, keys of `KEYS`.
     further : other keys of `KEYS` that it reads.
     alike : the key, "teacher" or "start", of a run whose network must be of the student's model, width and depth.
+    features : whether it reads the teacher's features, so that stored logits cannot serve it.
     make : ``make(method, parts)``, the objective of a run made of `Parts`; without it one of ``loss``.
     """
 
@@ -59,6 +64,7 @@ class Method:
     keys: tuple = ()
     further: tuple = ()
     alike: str | None = None
+    features: bool = False
     make: Callable | None = None
 
     def objective(self, parts):

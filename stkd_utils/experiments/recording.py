@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 
 import torch
 
-from .. import compute, environment
+from .. import compute, environment, mutual
 from ..carbon import hardware
 
 
@@ -46,6 +46,14 @@ def record(head, trainer, result):
         "finished": now(),
         "resumed": fit.resumed,
     }
+
+
+def peers(networks, seed):
+    """The field "peers" of a record: the seed and the hash of the initial weights of each of ``networks``, a list."""
+    return [
+        {"name": name, "seed": mutual.peer_seed(seed, number), "init_checksum": checksum(network)}
+        for number, (name, network) in enumerate(networks.items(), start=1)
+    ]
 
 
 def counted(trainer):

@@ -162,9 +162,9 @@ def _read(settings):
     adam = settings.get("optimiser") == "adam"
     common = [key for key in (*COMMON, *task.KEYS, *tasks.own(settings)) if not (adam and key == "momentum")]
     method = tasks.method(settings)
-    taught = [*TAUGHT, *task.TAUGHT] if method.teacher else []
+    taught = [key for key in (*TAUGHT, *task.TAUGHT) if not (method.features and key == "stored_teacher")]
     softened = [*POLICY, *_tau_keys(settings)] if method.temperature else []
-    return [*common, *taught, *softened, *method.keys, *method.further]
+    return [*common, *(taught if method.teacher else []), *softened, *method.keys, *method.further]
 
 
 def _reader(key, settings):

@@ -70,7 +70,8 @@ def _mean(rows):
     if len(rows) == 1:
         return rows[0]
     losses_ = [sum(value for key, value in row.items() if key.startswith("loss_")) for row in rows]
-    validation = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key.startswith("val_")}
+    common = [key for key in rows[0] if key.startswith("val_") and all(key in row for row in rows)]
+    validation = {key: sum(row[key] for row in rows) / len(rows) for key in common}
     return {"epoch": rows[0]["epoch"], "loss_mean": sum(losses_) / len(rows), **validation}
 
 
@@ -94,7 +95,7 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
     augmentation = task.augmentation(asked)
     teacher = None
     if plan.teacher:
-        which = plan.teacher.record["id"], asked["teacher_epoch"], asked.get("stored_teacher")
+        which = plan.teacher.record["id"], asked["teacher_epoch"], bool(asked.get("stored_teacher"))
         if which not in teachers:
             teachers[which] = _teacher(plan, dataset, augmentation, precision, say)
         teacher = teachers[which]
@@ -158,7 +159,9 @@ def _start(plan, trainer, say):
         initial = plan.start.record["id"]
     else:
         initial = tasks.of(plan.asked).initialise(trainer.model, plan.asked, say)
-    return {"init_checksum": recording.checksum(trainer.model), "initial": initial}
+    start = {"init_checksum": recording.checksum(trainer.model), "initial": initial}
+    peers = recording.peers(trainer.objective.networks, plan.seed)
+    return start | ({"peers": peers} if peers else {})
 
 
 def _conclude(plan, trainer, start):
