@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stkd_utils import experiments, ledger, training
-from stkd_utils.experiments import ExperimentError, settings, tasks, together
+from stkd_utils.experiments import ExperimentError, methods, settings, tasks, together
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
@@ -15,7 +15,7 @@ NAMES_OF = {
     "kd": ("kd", "stochastic", "learnable", "defective"), "kd-standardised": ("standardised",), "tfkd-self": ("self",),
     "kd-rectified-teacher": ("rectified-teacher",), "kd-rectified-student": ("rectified-student",),
     "tfkd-reg": ("reg",), "tfkd-reg-as-coded": ("reg-as-coded",), "tfkd-combined": ("combined",),
-    "label-smoothing": ("smoothing",),
+    "label-smoothing": ("smoothing",), "dml": ("dml", "dml-stochastic"), "crd": ("crd", "crd-stochastic"),
 }  # fmt: skip
 TINY = {"progress": "none", "train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
 
@@ -28,6 +28,7 @@ def test_trap_S11_every_experiment_file_is_valid_and_named_after_what_it_says(na
     before = [one[key] for key in ("teacher", "start") if key in one]
     other = experiments.load(before[0]) if before else one
     assert other["dataset"] == dataset
+    other = {**other, "model": one.get("peer", other["model"])}
     pair = f"{other['model']}-{one['model']}" if other["model"] != one["model"] else one["model"]
     assert rest.removeprefix(f"{pair}-") in NAMES_OF.get(one["method"], (one["method"],))
 
@@ -47,11 +48,13 @@ def test_trap_P6_rivals_differ_in_nothing_but_the_temperature(name):
     def without(one, *left_out):
         return {key: value for key, value in one.items() if key not in left_out}
 
-    random, fixed = experiments.load(name), experiments.load(name.replace("-stochastic", "-kd"))
+    method = experiments.load(name)["method"]
+    fixed = name.replace("-stochastic", "-kd" if method == "kd" else "")
+    random, fixed = experiments.load(name), experiments.load(fixed)
     about_tau = "tau_policy", *settings.TAU
     assert without(random, *about_tau) == without(fixed, *about_tau)
     alone = experiments.load(f"{random['dataset']}/{random['model']}-base")
-    of_teacher = *settings.TAUGHT, *tasks.of(random).TAUGHT, *tasks.of(random).WEIGHTS
+    of_teacher = *settings.TAUGHT, *tasks.of(random).TAUGHT, *methods.KEYS
     assert without(random, "method", *about_tau, *of_teacher) == without(alone, "method")
 
 
