@@ -86,6 +86,10 @@ FILES = {
     "kd-rectified-teacher": "digits/resnet18-mobilenetv2-rectified-teacher",
     "kd-rectified-student": "digits/resnet18-mobilenetv2-rectified-student", "mse": "digits/resnet18-mobilenetv2-mse",
     "tfkd-self": "digits/mobilenetv2-self", "tfkd-combined": "digits/mobilenetv2-combined",
+    "dml": "digits/resnet18-mobilenetv2-dml", "crd": "digits/resnet18-mobilenetv2-crd",
+}  # fmt: skip
+FURTHER = {
+    "label-smoothing": {"smooth"}, "dml": {"soft", "peer1_hard", "peer1_soft"}, "crd": {"contrast"},
 }  # fmt: skip
 TAUS = {"tau": 4, "tau_low": 2, "tau_high": 20}
 CASES = [
@@ -115,7 +119,7 @@ def test_every_method_trains_with_every_temperature_that_it_may_have(name, polic
     assert (record["tau"] is not None) == bool(policy) and len(run.taus) == (2 if policy else 0)
     terms = {key for key in record["history"][0] if key.startswith("loss_")}
     weights = {f"loss_{key.removesuffix('_weight')}" for key in method.keys if key.endswith("_weight")}
-    assert terms == {"loss_hard"} | weights | ({"loss_smooth"} if name == "label-smoothing" else set())
+    assert terms == {"loss_hard"} | weights | {f"loss_{term}" for term in FURTHER.get(name, ())}
 
 
 @pytest.mark.parametrize("name, change, said", [

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -108,11 +109,29 @@ def test_trap_S2_one_draw_a_batch_softens_everybody():
 
 @pytest.mark.parametrize("policy", [
     temperature.Fixed(1), temperature.IntegerUniform(2, 20), temperature.ContinuousUniform(2, 20),
-    temperature.LogUniform(2, 20),
+    temperature.LogUniform(2, 20), temperature.Learnable(2, 20),
 ], ids=lambda policy: policy.name)  # fmt: skip
 def test_every_policy_works(policy):
     terms = objective(Says([[1.0, 0.0]]), policy=policy).terms(batch([0]), torch.tensor([[0.0, 2.0]]))
     assert all(value.isfinite() for value in terms.values()) and len(policy.draws) == 1
+
+
+def test_a_learnable_temperature_learns_from_all_networks():
+    row, policy = torch.tensor([[0.0, 2.0]]), temperature.Learnable(2, 20)
+    terms = objective(Says([[1.0, 0.0]]), policy=policy).terms(batch([0]), row)
+    for name in ("soft", "peer1_soft"):
+        assert torch.autograd.grad(terms[name], policy.module.p, retain_graph=True)[0] != 0
+
+
+def test_no_value_is_read_back_from_a_device(monkeypatch):
+    """Tensors on "meta" have no values: who reads one, as an accelerator would have to wait for, raises."""
+    monkeypatch.setattr(mutual.engine, "autocast", lambda *_: nullcontext())  # which knows no such device
+    policy = temperature.Learnable()
+    both = objective(Says([[1.0, 0.0]]), Says([[0.0, 1.0]]), policy=policy)
+    both.module.to("meta")
+    one = Batch(torch.zeros(1, 1, 2, 2, device="meta"), torch.zeros(1, dtype=torch.int64, device="meta"), None, None, 1)
+    losses.total(both.terms(one, torch.zeros(1, 2, device="meta", requires_grad=True))).backward()
+    assert all(parameter.grad.is_meta for parameter in both.module.parameters())
 
 
 def test_the_module_holds_the_peers_and_what_the_policy_learns():
