@@ -73,7 +73,7 @@ class Features:
     """
 
     def __init__(self, model):
-        layer = model.get_submodule(classifier(model))
+        layer = model.get_submodule(models.classifier(model))
         self.size = layer.weight.shape[1]
         self._seen = None
         layer.register_forward_pre_hook(self._see)
@@ -188,14 +188,6 @@ def updated(bank, positions, vectors):
     """A copy of ``bank`` (n, size) whose rows at ``positions`` moved to ``vectors`` by 1 - `MOMENTUM`, at length 1."""
     rows = MOMENTUM * bank[positions] + (1 - MOMENTUM) * vectors
     return bank.index_copy(0, positions, F.normalize(rows))
-
-
-def classifier(model):
-    """Name of the last layer of ``model``: its last `torch.nn.Linear`, or "conv2", where a convolution classifies."""
-    if hasattr(models, "classifier"):
-        return models.classifier(model)
-    linear = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)]
-    return linear[-1] if linear else [name for name, _ in model.named_modules() if name.split(".")[-1] == "conv2"][-1]
 
 
 def _linear(inputs, generator):

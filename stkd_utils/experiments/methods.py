@@ -19,7 +19,7 @@ KEYS = {
     "reg_weight": (number, "a number of 0 or more"),
     "reg_multiplier": (number, "a number of 0 or more"),
     "start": (lambda v: isinstance(v, str), "the name of a base experiment"),
-    "peer": (one_of(models.names), "a model, of the student's width and depth"),
+    "peer": (one_of(models.names, models.known), "a model, of the student's width and depth"),
     "crd_weight": (number, "a number of 0 or more"),
     "crd_negatives": (lambda v: count(v) and v > 0, "a whole number above 0"),
 }
