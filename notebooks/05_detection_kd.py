@@ -669,7 +669,7 @@ print(f"about {duration(cost['seconds'])} of training, {energy}")
 # %% [markdown]
 # ## Next
 #
-# [The frugal engine](09_frugal_engine.ipynb) asks where the joules of a step go, and which can be saved without changing the answer.
+# [Other losses, one temperature](06_other_losses.ipynb) returns to classification, and asks whether a random τ works in other losses too.
 #
 # ## References
 #

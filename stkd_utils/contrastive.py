@@ -23,7 +23,7 @@ class Contrast(Objective):
     "contrast": crd_weight * noise-contrastive loss}. Published: hard_weight 1, crd_weight 0.8, crd_negatives 16384 and
     a ``policy`` that fixes tau at 0.07. tau is that of the contrast; a policy that draws it must stay near there, such
     as "stochastic-continuous" from 0.05 to 0.1: no logits are softened. ``module`` holds the `Banks`, whose MACs of one
-    image, products with both banks included, are ``macs``.
+    image, products with both banks included, are ``macs``. Introduced in notebook 06.
 
     Parameters
     ----------

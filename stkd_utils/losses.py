@@ -91,7 +91,7 @@ def hinton_standardised(logits_s, logits_t, labels, tau, *, hard_weight, soft_we
     Both sides are made z-scores (`standardise`) before they are softened, so that the student need not match the size
     of the teacher's logits; the hard term sees them as they are. Arguments and errors are those of `hinton`.
     Sun et al. 2024; their published comparison changes the weights as well, this function does not.
-    Introduced in notebook 03.
+    Introduced in notebook 06.
     """
     hard = hard_weight * cross_entropy(logits_s, labels)["hard"]
     soft = kl_per_sample(standardise(logits_s), standardise(logits_t.detach()), tau).mean() * tau**2 * soft_weight
@@ -104,7 +104,7 @@ def standardise(logits):
     (logits - mean) / sqrt(variance + 1e-7), the variance being that of the row itself (divided by the number of
     classes). The small number keeps gradients finite where all logits of a row are equal: such a row becomes zeros, and
     so a uniform distribution; rows with a standard deviation above 0.01 change by less than 0.05 %.
-    Introduced in notebook 03.
+    Introduced in notebook 06.
     """
     return F.layer_norm(_at_least_float32(logits), logits.shape[-1:], eps=1e-7)
 
@@ -115,7 +115,7 @@ def mse(logits_s, logits_t, labels, *, hard_weight, soft_weight):
     hard = hard_weight * CE(labels, student), in nats; soft = soft_weight * (logits_s - logits_t)^2, averaged over batch
     and classes, as in the code of Kim et al. 2021, whose formula leaves the reduction open. The gradient for one logit
     is 2 (logits_s - logits_t) / (batch * classes): twice that of `hinton` at tau -> infinity for centred logits. No
-    gradient reaches ``logits_t``. Shapes and errors as in `hinton`. Introduced in notebook 03.
+    gradient reaches ``logits_t``. Shapes and errors as in `hinton`. Introduced in notebook 06.
     """
     _check_logits(logits_s, logits_t)
     hard = hard_weight * cross_entropy(logits_s, labels)["hard"]

@@ -17,7 +17,7 @@ class Mutual(Objective):
     softens all. All networks learn from one and the same forward pass; their algorithm 1 updates them in turn and
     asks again after each update. Nobody is frozen: ``teacher`` is None, the peers are in the ``module`` that learns
     beside the student, and each has batch statistics and optimiser state of its own. ``networks`` are the peers by the
-    names that their terms begin with ("peer1"), by which they are judged too.
+    names that their terms begin with ("peer1"), by which they are judged too. Introduced in notebook 06.
 
     Parameters
     ----------

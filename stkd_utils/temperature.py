@@ -156,7 +156,7 @@ class Learnable(_Range):
     1..21, as in CTKD's code), and is trained with the student, by the same optimiser; its gradient is turned round and
     multiplied by `reversal`, which rises over the epochs: easy temperatures first. ``draw`` gives a scalar tensor
     through which the gradient reaches p; the student's own gradient is as with the same tau fixed. Nothing is random.
-    Li et al. 2023, the global temperature. Introduced in notebook 04.
+    Li et al. 2023, the global temperature. Introduced in notebook 06.
 
     ``module`` holds p, in float32 whatever the precision of the networks. Raises ValueError unless 0 < ``low`` <
     ``high``.
@@ -207,7 +207,7 @@ def reversal(epoch, epochs=10):
     """How strongly a learnable temperature works against the student in ``epoch`` (1-based): from 0 rising to 1.
 
     (1 - cos(pi * epoch / epochs)) / 2 over the first ``epochs``, then 1. Li et al. 2023, the cosine schedule; the ten
-    epochs are those of their code. Introduced in notebook 04.
+    epochs are those of their code. Introduced in notebook 06.
     """
     return (1 - math.cos(math.pi * min(max(epoch / epochs, 0), 1))) / 2
 
