@@ -340,7 +340,7 @@ lines = [
     for label in mutual
 ]
 rates = dml["lr"], experiments.resolve(big, scale.overrides)["lr"]
-said = "with equal rates" if rates[0] == rates[1] else "so the rate has a part in the peer's differences"
+said = "with equal rates" if rates[0] == rates[1] else "so the rate may have a part in the difference"
 lines.append(f"* Learning rate of ResNet-18: {rates[0]:g} as a peer, {rates[1]:g} alone; {said}.")
 Markdown("Beside the other, minus alone, paired by seed:\n\n" + "\n".join(lines))
 
