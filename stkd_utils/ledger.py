@@ -20,6 +20,7 @@ __all__ = [
 COLUMNS = (
     "id", "experiment", "dataset", "model", "method", "tau_policy", "tau", "seed", "profile",
     "val_accuracy", "test_accuracy", "val_accuracy_chosen", "test_accuracy_chosen", "val_map50", "test_map50",
+    "test_macro_f1", "test_macro_precision", "test_macro_recall", "test_kappa", "test_ece",
     "seconds", "energy_kwh", "energy_how", "co2e_g", "flops_forward", "flops_forward_backward", "parameters",
     "device", "cpu", "gpu", "code",
 )  # fmt: skip
@@ -66,7 +67,8 @@ def load(path=None):
 def table(records=None):
     """One row a run, as a DataFrame with the columns `COLUMNS`; accuracies are fractions, the cost is that of training.
 
-    ``map50`` stands for accuracy where objects are detected: the other is empty then.
+    ``map50`` stands for accuracy where objects are detected: the other is empty then, and so are macro means, kappa and
+    ece, also of runs from before they were kept.
 
     ``records``: a list of records, or what `load` takes; damaged lines then become warnings. ``tau`` is empty unless
     fixed; energy that was not seen is empty; ``code`` is the digest of the package. Introduced in notebook 02.
@@ -198,7 +200,7 @@ def _warned(loaded):
 
 def _frame(rows, columns):
     """A DataFrame in which what is not known is NaN, also where nothing of a column is known."""
-    scores = [column for column in columns if "accuracy" in column or "map50" in column]
+    scores = [column for column in columns if column.startswith(("val_", "test_"))]
     unknown = {key: float for key in ("tau", "energy_kwh", "co2e_g", *scores) if key in columns}
     return pd.DataFrame(rows, columns=columns).astype(unknown)
 

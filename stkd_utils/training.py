@@ -33,10 +33,11 @@ class Diverged(RuntimeError):
 
 
 @torch.inference_mode()
-def evaluate(model, split, dataset, batch_size=128, precision="float32"):
+def evaluate(model, split, dataset, batch_size=128, precision="float32", answers=None):
     """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
 
-    ``precision`` as in `engine.resolve`. The model's training mode is restored afterwards.
+    ``precision`` as in `engine.resolve`; the list ``answers`` receives the logits of each batch, float32 (B, K). The
+    model's training mode is restored afterwards.
     """
     was_training = model.training
     model.eval()
@@ -46,6 +47,8 @@ def evaluate(model, split, dataset, batch_size=128, precision="float32"):
             logits = model(data.normalise(images, dataset.mean, dataset.std)).float()
         correct = correct + (logits.argmax(1) == labels).sum()
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
+        if answers is not None:
+            answers.append(logits)
     model.train(was_training)
     return {"accuracy": float(correct) / len(split), "loss": float(loss) / len(split)}
 

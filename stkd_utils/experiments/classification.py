@@ -3,8 +3,10 @@
 import os
 from functools import lru_cache, partial
 
-from .. import compute, contrastive, data, engine, losses, models, mutual, rectification, teacher_free
-from ..training import evaluate
+import torch
+
+from .. import compute, contrastive, data, engine, losses, metrics, models, mutual, rectification, teacher_free
+from ..training import Diverged, evaluate
 from .methods import Method
 from .valid import ExperimentError, count, number, one_of, share, switch, text
 
@@ -106,5 +108,19 @@ def augmentation(asked):
 
 
 def tested(trainer, folder, epoch):
-    """What the test split says of the trained network, a dict of names and numbers."""
-    return evaluate(trainer.model, trainer.dataset.test, trainer.dataset, precision=trainer.precision)
+    """What the test split says of the trained network, a dict of names and numbers, by one pass over it.
+
+    They are those of `metrics.scores`; ``folder`` receives per_class_<epoch>.csv. Raises Diverged for answers that are
+    no numbers.
+    """
+    dataset, answers = trainer.dataset, []
+    found = evaluate(trainer.model, dataset.test, dataset, precision=trainer.precision, answers=answers)
+    try:
+        scores = metrics.scores(torch.cat(answers), dataset.test.labels)
+    except ValueError as error:
+        raise Diverged(f"{trainer.name}, {epoch} epoch: {error}") from error
+    table = metrics.per_class(torch.cat(answers), dataset.test.labels, dataset.class_names)
+    # where the last epoch is also the chosen one, nobody asks again
+    for name in ("last", "chosen") if epoch == "last" else (epoch,):
+        table.to_csv(folder / f"per_class_{name}.csv", index=False)
+    return {**scores, **found}

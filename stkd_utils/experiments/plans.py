@@ -30,6 +30,22 @@ class Run:
         """The temperatures drawn, one per batch: a DataFrame with ``step`` and ``tau``; empty without a teacher."""
         return pd.read_csv(self.folder / "taus.csv")
 
+    @property
+    def report(self):
+        """One row per class of the test split, after the last epoch: a DataFrame as `metrics.per_class` gives it.
+
+        That of the epoch that validation chose lies beside it in per_class_chosen.csv. Raises ExperimentError where
+        there is none.
+        """
+        path = self.folder / "per_class_last.csv"
+        if not path.exists():
+            raise settings.ExperimentError(
+                f"{self.folder.name} has no table per class: it is a detector's, or from before there were any; "
+                "train a classifier anew."
+            )
+        empty = {name: "" for name in ("precision", "recall", "f1")}  # a class may be called 7, or None
+        return pd.read_csv(path, dtype={"class": str}, keep_default_na=False, na_values=empty)
+
     def model(self, epoch="chosen", device="cpu"):
         """The trained network, in evaluation mode; ``epoch`` is "chosen" (by validation) or "last"."""
         saved = torch.load(self.folder / "weights.pt", map_location=device, weights_only=True)
