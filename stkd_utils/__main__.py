@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import replace
 
-from . import environment
+from . import catalogue, environment
 
 
 def parser():
@@ -13,7 +13,9 @@ def parser():
     top = argparse.ArgumentParser(prog="python -m stkd_utils", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="the experiments and profiles that exist")
+    listing = commands.add_parser("list", help="the experiments that exist, all or some, and the profiles")
+    for key in catalogue.FILTERS:
+        listing.add_argument(f"--{key}", help=f"only experiments with this {key}")
     listing.set_defaults(call=_list)
 
     one = commands.add_parser("run", help="train one experiment, or continue it; a finished one is not repeated")
@@ -29,6 +31,9 @@ def parser():
     )
     one.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
     one.add_argument("--intensity", help="gCO2e per kWh: a number or a name such as world (default), bangladesh")
+    one.add_argument(
+        "--tensorboard", action="store_true", help="also write scalars for TensorBoard (pip install tensorboard)"
+    )
     one.set_defaults(call=_run)
 
     books = commands.add_parser("notebooks", help="execute the notebooks of the book with papermill")
@@ -57,18 +62,21 @@ def parser():
 
 def main(arguments=None):
     """Exit status of one command: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
-    from . import carbon, checkpoint, data, experiments, ledger, models, training
-
     asked = parser().parse_args(arguments)
-    wrong = (
-        experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError, models.WeightsError,
-    )  # fmt: skip
-    failed = (training.Diverged, checkpoint.CheckpointDamaged)
+    if asked.call is _list:  # without what takes seconds to import
+        return _list(asked)
     try:
         environment.check()
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
+    from . import carbon, checkpoint, data, experiments, ledger, models, scalars, training
+
+    wrong = (
+        experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError, models.WeightsError,
+        scalars.TensorBoardMissing,
+    )  # fmt: skip
+    failed = (training.Diverged, checkpoint.CheckpointDamaged)
     try:
         return asked.call(asked) or 0
     except wrong as error:
@@ -83,15 +91,19 @@ def main(arguments=None):
 
 
 def _list(asked):
-    from . import experiments
-
-    for name in experiments.names():
-        print(name)
+    wanted = {key: getattr(asked, key) for key in catalogue.FILTERS}
+    try:
+        print(*catalogue.listing(catalogue.experiments(**wanted)), sep="\n")
+    except catalogue.CatalogueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if any(wanted.values()):
+        return 0
     print("\nprofiles")
-    for name in experiments.profile_names():
-        one = experiments.profile(name)
-        scale = f"{one.dataset}, {len(one.seeds)} seeds, grid of {len(one.taus)} temperatures"
-        print(f"{name:7} {scale}; may claim {one.claims}")
+    for one in catalogue.profiles():
+        scale = f"{one['dataset']}, {len(one['seeds'])} seeds, grid of {len(one['taus'])} temperatures"
+        print(f"{one['name']:7} {scale}; may claim {one['claims']}")
+    return 0
 
 
 def _run(asked):
@@ -100,6 +112,7 @@ def _run(asked):
     overrides = dict(_setting(text) for text in asked.set)
     intensity = carbon.find_intensity(_value(asked.intensity or "world"))
     options = {"profile": asked.profile, "runs": asked.runs, "intensity": intensity, **overrides}
+    options["tensorboard"] = asked.tensorboard
     if asked.together or asked.seeds:
         return _sweep(asked, options)
     done = experiments.run(asked.name, asked.seed, **options)
@@ -111,10 +124,15 @@ def _run(asked):
         what = procedures.metric(row)
         reached = f"test {100 * row[f'test_{what}']:.2f} %, validation {100 * row[f'val_{what}']:.2f} % ({what})"
         print(f"{epoch:6} epoch {row['epoch']}: {reached}")
+        if "test_ece" in row:  # neither in a detector's record nor in an old one
+            known = "undefined" if row["test_kappa"] is None else f"{row['test_kappa']:.3f}"
+            means = ", ".join(f"{key} {100 * row[f'test_macro_{key}']:.2f} %" for key in ("f1", "precision", "recall"))
+            print(f"       macro {means}; kappa {known}; calibration error {100 * row['test_ece']:.2f} %")
     cost = carbon.Cost.from_dict(done.record["cost"]["train"])
     if asked.intensity:  # a run from before keeps the intensity of its day in its record
         cost = replace(cost, intensity=intensity)
     print(carbon.receipt(cost, title=f"training, seed {asked.seed}"))
+    _say_scalars(asked)
     print(done.folder / "record.json")
 
 
@@ -128,8 +146,16 @@ def _sweep(asked, options):
     costs = [carbon.Cost.from_dict(run.record["cost"]["train"]) for run in done]
     total = sum(replace(cost, intensity=options["intensity"]) for cost in costs)
     print(carbon.receipt(total, title=f"training of {len(done)} runs"))
+    _say_scalars(asked)
     for run in done:
         print(run.folder / "record.json")
+
+
+def _say_scalars(asked):
+    from . import experiments
+
+    if asked.tensorboard:
+        print(f"scalars: tensorboard --logdir {experiments.runs_folder(asked.runs)}")
 
 
 def _setting(text):

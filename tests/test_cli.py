@@ -8,17 +8,68 @@ import sys
 
 import pytest
 
-from stkd_utils import data, environment, experiments, ledger, notebooks
+from stkd_utils import catalogue, data, environment, experiments, ledger, notebooks
 from stkd_utils.__main__ import main
 from stkd_utils.carbon import hardware
 
 TINY = [word for key in ("train_limit=64", "val_limit=32", "test_limit=32", "epochs=1") for word in ("--set", key)]
 
 
+def fresh(folder, *words):
+    """What a Python process of its own does in ``folder``, whose modules come first."""
+    path = os.pathsep.join([str(folder), str(environment.PACKAGE.parent)])
+    environ = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environ)
+
+
 def test_list_shows_every_experiment_and_profile(capsys):
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in [*experiments.names(), *experiments.profile_names()])
+
+
+def test_list_says_of_each_experiment_what_its_file_says(capsys):
+    assert main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.split("\n\n")[0].splitlines()[1:]]
+    assert [line[0] for line in lines] == experiments.names()
+    for name, *shown in lines:
+        one = experiments.load(name)
+        teacher = experiments.load(one["teacher"])["model"] if "teacher" in one else "-"
+        assert shown == [one["method"], one["model"], teacher, one.get("tau_policy", "-")]
+
+
+@pytest.mark.parametrize("words, wanted", [
+    ({"dataset": "cifar10"}, lambda one, _: one["dataset"] == "cifar10"),
+    ({"method": "base"}, lambda one, _: one["method"] == "base"),
+    ({"model": "shufflenetv2"}, lambda one, _: one["model"] == "shufflenetv2"),
+    ({"teacher": "resnet18"}, lambda one, name: "/resnet18-" in name and one["method"] != "base"),
+    ({"dataset": "cifar10", "method": "kd", "model": "mobilenetv2", "teacher": "resnet18"},
+     lambda one, name: name.startswith("cifar10/resnet18-mobilenetv2-")),
+])  # fmt: skip
+def test_list_keeps_what_fits_every_filter(words, wanted, capsys):
+    assert main(["list", *(word for key, value in words.items() for word in (f"--{key}", value))]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    fitting = [
+        name for name in experiments.names() if (one := experiments.load(name)) and wanted(one, name)
+        and all(one[key] == value for key, value in words.items() if key != "teacher")
+    ]  # fmt: skip
+    assert names == fitting and 0 < len(names) < len(experiments.names())
+
+
+def test_a_file_that_cannot_be_read_is_named_by_list(tmp_path, monkeypatch, capsys):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "broken.json").write_text("{")
+    monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
+    assert main(["list"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("x/broken.json: not valid JSON") and message.count("\n") == 1
+
+
+def test_list_loads_nothing_that_takes_long(tmp_path):
+    code = "import sys; from stkd_utils.__main__ import main; main(['list']); print(*sys.modules, sep='\\n')"
+    done = fresh(tmp_path, "-c", code)
+    assert "digits/resnet18-base" in done.stdout
+    assert not {"torch", "torchvision", "numpy", "pandas"} & set(done.stdout.split())
 
 
 def test_run_leaves_a_record_and_says_where_and_what_it_cost(tmp_path, capsys):
@@ -28,6 +79,10 @@ def test_run_leaves_a_record_and_says_where_and_what_it_cost(tmp_path, capsys):
     record = ledger.read(shown.strip().splitlines()[-1])
     assert record["seed"] == 3 and record["asked"]["epochs"] == 1
     assert "test" in shown and "Emissions" in shown
+    last = record["result"]["last"]
+    means = [f"{key} {100 * last[f'test_macro_{key}']:.2f} %" for key in ("f1", "precision", "recall")]
+    agreed = f"kappa {last['test_kappa']:.3f}; calibration error {100 * last['test_ece']:.2f} %"
+    assert f"macro {', '.join(means)}; {agreed}\n" in shown
     assert main(asked) == 0
     assert "finished before; nothing was trained" in capsys.readouterr().out
 
@@ -76,6 +131,9 @@ def test_a_failed_notebook_is_said_and_status_1(monkeypatch, capsys):
         (["run", "digits/resnet18-base", "--seed", "-1"], "whole number of 0 or more"),
         (["run", "digits/resnet18-base", "--set", "train_limit=99999"], "which has 1222"),
         (["run", "digits/resnet18-base", "--intensity", "mars"], "Unknown carbon intensity 'mars'"),
+        (["list", "--model", "mobilnetv2"], "has the model 'mobilnetv2'; did you mean 'mobilenetv2'?"),
+        (["list", "--dataset", "zzz"], "has the dataset 'zzz'; known: cifar10,"),
+        (["list", "--method", "base", "--teacher", "resnet18"], "No experiment has all of method base, teacher res"),
         (["data", "svhn"], "known: digits, cifar10, cifar100, mnist, tinyimagenet, folder, voc, scenes"),
     ],
 )
@@ -104,9 +162,16 @@ def test_divergence_is_one_sentence_and_status_1(tmp_path, capsys):
 
 def test_mismatched_torchvision_is_named_in_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    assert main(["list"]) == 1
+    assert main(["run", "digits/resnet18-base"]) == 1
     message = capsys.readouterr().err
     assert "torchvision" in message and "pip install" in message and message.count("\n") == 1
+
+
+def test_a_torchvision_that_breaks_on_import_is_named_by_a_fresh_process(tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    done = fresh(tmp_path, "-m", "stkd_utils", "run", "digits/resnet18-base")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "nms does not exist" in done.stderr and "pip install" in done.stderr
 
 
 def cut_off(*_, **__):
@@ -141,10 +206,7 @@ def test_publish_adds_each_finished_run_once(tmp_path, monkeypatch, capsys):
 
 
 def test_the_module_runs_as_a_command(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "stkd_utils", "list"], capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(environment.PACKAGE.parent)},
-    )  # fmt: skip
+    done = fresh(tmp_path, "-m", "stkd_utils", "list")
     assert done.returncode == 0 and "digits/resnet18-base" in done.stdout
 
 

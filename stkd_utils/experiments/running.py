@@ -5,26 +5,31 @@ from contextlib import ExitStack
 
 import filelock
 
+from .. import scalars
 from ..progress import validated
 from ..training import Diverged
 from . import settings, tasks, together
 from .plans import Plan, runs_folder
 from .profiles import profile as find_profile
 
-OPTIONS = ("runs", "intensity", "save_seconds")
+OPTIONS = ("runs", "intensity", "save_seconds", "tensorboard")
 
 
-def run(name, seed=0, profile="quick", *, runs=None, progress=None, intensity="world", save_seconds=10.0, **overrides):
+def run(
+    name, seed=0, profile="quick", *, runs=None, progress=None, intensity="world", save_seconds=10.0, tensorboard=False,
+    **overrides,
+):  # fmt: skip
     """The `Run` of experiment ``name`` with ``seed`` at the scale of ``profile``; trains only what is not there yet.
 
     ``overrides`` replace settings (``tau=4``). A finished run is returned from its folder, an interrupted one, or one
     that ``stop_after`` ended earlier, continued; the teacher is trained first if it has to be. ``progress`` is "bar",
-    "lines" or "none"; ``intensity`` (g/kWh, a name or a `carbon.Intensity`) is how energy becomes CO2e. Raises
+    "lines" or "none"; ``intensity`` (g/kWh, a name or a `carbon.Intensity`) is how energy becomes CO2e;
+    ``tensorboard`` writes scalars into a folder of that name in each run's own, also its teacher's. Raises
     ExperimentError for settings that are not valid, data.DataNotFound when the data set is not there,
-    training.Diverged when the loss is no longer a number.
+    training.Diverged when the loss is no longer a number, scalars.TensorBoardMissing.
     """
     options = {"runs": runs, "progress": progress, "intensity": intensity, "save_seconds": save_seconds}
-    return _runs(name, [(seed, overrides)], profile, **options)[0]
+    return _runs(name, [(seed, overrides)], profile, tensorboard=tensorboard, **options)[0]
 
 
 def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid):
@@ -66,6 +71,8 @@ def _runs(name, wanted, profile, *, runs=None, **options):
     """The `Run` of each (seed, overrides) in ``wanted``; those that are not there yet are trained in one pass."""
     questions = [(_whole(seed), resolved(name, profile, overrides)) for seed, overrides in wanted]
     together.check(questions)
+    if options.get("tensorboard"):
+        scalars.check()
     plans = []
     for seed, asked in questions:
         before = {"profile": profile, "runs": runs, **options}
@@ -83,6 +90,9 @@ def _runs(name, wanted, profile, *, runs=None, **options):
             except Diverged as error:
                 error.records = [plan.finished().record for plan in once.values() if plan.record_path.exists()]
                 raise
+        if options.get("tensorboard"):
+            for id in once.keys() - missing.keys():
+                scalars.write(once[id].finished())
     return [plan.finished(new=plan.id in missing) for plan in plans]
 
 

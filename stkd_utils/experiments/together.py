@@ -9,7 +9,7 @@ import filelock
 import pandas as pd
 import torch
 
-from .. import carbon, checkpoint, compute, engine, ledger, stored, temperature
+from .. import carbon, checkpoint, compute, engine, ledger, scalars, stored, temperature
 from ..progress import Progress, mode
 from ..protocol import Protocol
 from ..training import Diverged, Teacher, Trainer, default_device, train
@@ -37,7 +37,7 @@ def check(questions):
                 )
 
 
-def finish(plans, *, progress=None, intensity="world", save_seconds=10.0):
+def finish(plans, *, progress=None, intensity="world", save_seconds=10.0, tensorboard=False):
     """Train the runs of ``plans`` in one pass and write their records; the caller holds their locks.
 
     Those that go through get their records even when another one diverges; then Diverged is raised.
@@ -48,10 +48,11 @@ def finish(plans, *, progress=None, intensity="world", save_seconds=10.0):
         trainers = [_trainer(plan, dataset, teachers, intensity, save_seconds, say) for plan in plans]
         starts = [_start(plan, trainer, say) for plan, trainer in zip(plans, trainers, strict=True)]
         who = f"{plans[0].name} seed {plans[0].seed}" if len(plans) == 1 else f"{plans[0].name} {len(plans)} students"
-        with Progress(who, trainers[0].last_epoch, progress) as show:
+        watched = {plan.folder: trainer for plan, trainer in zip(plans, trainers, strict=True)} if tensorboard else {}
+        with Progress(who, trainers[0].last_epoch, progress) as show, scalars.watched(watched) as write:
             diverged = None
             try:
-                train(trainers, carbon.Meter(intensity=intensity), on_epoch=lambda rows: show(_mean(rows)))
+                train(trainers, carbon.Meter(intensity=intensity), on_epoch=lambda rows: (show(_mean(rows)), write()))
             except Diverged as error:
                 diverged = error
         for plan, trainer, start in zip(plans, trainers, starts, strict=True):
