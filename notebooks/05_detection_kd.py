@@ -561,17 +561,6 @@ table(pd.DataFrame(rows, columns=heads), "10⁶ parameters; GFLOPs of an image o
 # With the added pieces the counts agree to the last digit that is known of the original's.
 # Ours leaves them out: teacher and student here compare their outputs, which need no translator, and a bias in front of a batch normalisation changes nothing.
 #
-# How many epochs are the paper's FLOPs?
-
-# %%
-voc = ledger.paper_table("voc").query("loss == 'HKD'").set_index("method")
-images = 5011 + 11540  # VOC 2007 and 2012 trainval
-epochs = voc.gflops_millions["ours"] * compute.PAPER_UNIT / (images * sum(ours.values()))
-print(f"The paper's FLOPs of one run are those of {epochs:.1f} epochs of forward passes.")
-
-# %% [markdown]
-# That is near the 70 that the implementation trains by default.
-#
 # The paper's rows for VOC (its Table 4, Hinton's loss), and what this book has beside them:
 
 # %% tags=["hide-input"]
@@ -584,6 +573,10 @@ def beside(label, grid, one):
     return label, *scores, f"{gap:+.2f}".replace("-", "−"), f"{grid.flops() / one.flops():.1f} ×"
 
 
+voc = ledger.paper_table("voc").query("loss == 'HKD'").set_index("method")
+images = 5011 + 11540  # VOC 2007 and 2012 trainval
+epochs = voc.gflops_millions["ours"] * compute.PAPER_UNIT / (images * sum(ours.values()))
+print(f"The paper's FLOPs of one run are those of {epochs:.1f} epochs of forward passes.")
 reached = [f"{100 * voc.map50[way]:.2f} ± {100 * voc.spread[way]:.2f}" for way in ("tuned", "ours")]
 gap = f"{100 * (voc.map50['ours'] - voc.map50['tuned']):+.2f}".replace("-", "−")
 ratio = f"{voc.gflops_millions['tuned'] / voc.gflops_millions['ours']:.1f} ×"
@@ -601,6 +594,7 @@ heads = ["data", "tuned, %", "stochastic, %", "difference", "FLOPs"]
 table(pd.DataFrame(rows, columns=heads), "Tuned against stochastic, mAP")
 
 # %% [markdown]
+# The epochs in the line above are near the 70 that the implementation trains by default, so the paper's FLOPs are those of forward passes.
 # Digit scenes are no photographs, so only the *difference* and the *FLOPs* of these rows may be set beside each other.
 # What the paper's ± is, and by which of the two rules its mAP is taken, is not printed beside it.
 # One more number belongs here.

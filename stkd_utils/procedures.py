@@ -9,6 +9,9 @@ from .receipt import ENERGY, MASS
 from .tables import FLOPS, TIME, column
 
 
+ROUNDING = 1e-9  # scores that differ by less are the same number of images
+
+
 @dataclass(frozen=True, eq=False)
 class Procedure:
     """One way of getting a student, carried out once per seed. Introduced in notebook 03.
@@ -130,16 +133,21 @@ def verdict(one, other, margin):
     """What the test scores (last epoch, paired by seed) say of ``one`` against ``other``: a dict of texts.
 
     "better" or "worse" where the 95 % interval of the difference leaves out zero; "equivalent" where two one-sided
-    tests put it within ± ``margin`` (a fraction); both can hold. "not decided" where neither does, which is no finding.
+    tests put it within ± ``margin`` (a fraction); both can hold. "not decided" where neither does, which is no finding,
+    and where all seeds differ by one and the same number of test images: accuracies come in steps of an image, and an
+    interval of width zero would claim more than a few seeds can know.
     Introduced in notebook 04.
     """
     gap = stats.paired(one.scores(), other.scores())
     test = stats.equivalence(one.scores(), other.scores(), margin)
     said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
+    p = "–" if np.isnan(test.p) else f"{test.p:.2g}"
+    if gap.n > 1 and np.ptp(one.scores() - other.scores()) < ROUNDING:
+        p, said = "–", ["not decided (no spread)"]
     return {
         "against": other.label,
         "difference": gap.points(2),
-        "p of equivalence": "–" if np.isnan(test.p) else f"{test.p:.2g}",
+        "p of equivalence": p,
         "the data say": " and ".join(said) or "not decided",
     }
 

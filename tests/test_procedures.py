@@ -102,17 +102,20 @@ def test_costs_stand_in_columns_with_one_unit_each():
     assert made_on([alone, GRID]) == "abacus, CPU threads: 1; energy: modelled"
 
 
+def way(label, values):
+    """A procedure whose runs of the seeds 0, 1, ... have these test scores."""
+    records = (record(seed, 2, 0.5, 0.5, test) for seed, test in enumerate(values))
+    return Procedure(label, "no KD", tuple(records))
+
+
 @pytest.mark.parametrize("shift, said", [
-    ((0.0, 0.0, 0.0), "equivalent"),
+    ((0.0, 0.001, 0.0), "equivalent"),
+    ((0.0, 0.0, 0.0), "not decided (no spread)"),
     ((0.002, 0.003, 0.002), "better and equivalent"),
     ((-0.05, -0.06, -0.05), "worse"),
     ((-0.05, 0.0, 0.05), "not decided"),
 ])  # fmt: skip
 def test_verdicts(shift, said):
-    def way(label, values):
-        records = (record(seed, 2, 0.5, 0.5, test) for seed, test in enumerate(values))
-        return Procedure(label, "no KD", tuple(records))
-
     base = [0.9, 0.91, 0.92]
     found = verdict(way("one", [a + b for a, b in zip(base, shift, strict=True)]), way("other", base), 0.01)
     assert found["the data say"] == said and found["against"] == "other"
@@ -121,3 +124,11 @@ def test_verdicts(shift, said):
 def test_a_single_seed_decides_nothing():
     alone = Procedure("alone", "no KD", (record(0, 2, 0.5, 0.5, 0.5),))
     assert verdict(alone, alone, 0.01)["the data say"] == "not decided"
+
+
+@pytest.mark.parametrize("images", [-3, 0, 3])
+def test_an_interval_of_width_zero_decides_nothing(images):
+    base = [340, 345, 351]
+    one, other = way("one", [(b + images) / 359 for b in base]), way("other", [b / 359 for b in base])
+    found = verdict(one, other, 0.01)
+    assert (found["the data say"], found["p of equivalence"]) == ("not decided (no spread)", "–")
