@@ -8,7 +8,6 @@ from . import carbon, stats
 from .receipt import ENERGY, MASS
 from .tables import FLOPS, TIME, column
 
-
 ROUNDING = 1e-9  # scores that differ by less are the same number of images
 
 

@@ -98,7 +98,7 @@ def test_verdicts_are_sentences_computed_from_the_runs(filled):
     first, second = finding.verdicts().splitlines()
     assert "+1.00 ± 0.00 points (n = 2 seeds)" in first
     assert "reached 91.0 %; a grid of 3 temperatures, for 3 times the computation, 90.0 %" in first
-    assert "τ = 20" in second and "74.0 %" in second and "**better**" in second
+    assert "τ = 20" in second and "74.0 %" in second and "**not decided (no spread)**" in second
 
 
 def test_verdicts_without_rows_say_so(tmp_path, monkeypatch):
