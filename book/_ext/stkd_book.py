@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import finding
+import methods
 import originals
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -12,7 +13,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 IMAGES = "_build/figures"
-TABLES = finding.TABLES | originals.TABLES
+TABLES = finding.TABLES | originals.TABLES | methods.TABLES
 
 
 def setup(app):
