@@ -74,6 +74,17 @@ def frozen(model, precision, device):
     return _Frozen(model, resolve(precision, device), device)
 
 
+def compile_in_place(model, device):
+    """Let PyTorch compile the passes of ``model``, forward and backward; it stays the same module with the same weights.
+
+    On a GPU the kernels of a step are captured as one CUDA graph, so that Python no longer starts each of them. The
+    first batch of each mode and shape takes seconds on a GPU and minutes on a CPU, which the meter sees as part of the
+    training. Compiled arithmetic rounds differently. Needs a compiler: Triton on a GPU, C++ on a CPU. Introduced in
+    notebook 09.
+    """
+    model.compile(mode="reduce-overhead" if torch.device(device).type == "cuda" else "default")
+
+
 class _Frozen(torch.nn.Module):
     def __init__(self, model, precision, device):
         super().__init__()

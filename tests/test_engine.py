@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stkd_utils import engine, models
+from stkd_utils import engine, experiments, models
 
 NAMES = models.names()
 FAMILIES = (  # one network of each kind; the deeper ones take longer and round more
@@ -197,3 +197,30 @@ def test_bfloat16_gradient_points_roughly_where_the_float32_gradient_does(name):
     low, full = gradient("bfloat16"), gradient("float32")
     assert low.dtype == torch.float32
     assert nn.functional.cosine_similarity(low, full, dim=0) > 0.9
+
+
+def test_compiling_is_a_switch_that_leaves_run_ids_and_answers_alone(monkeypatch, on_cpu, tmp_path):
+    modes, compile_ = [], torch.nn.Module.compile
+
+    def eager(self, mode):  # dynamo's tracing without a compiler, so that the arithmetic stays as it was
+        modes.append(mode)
+        compile_(self, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    options = {"profile": "smoke", "progress": "none", "train_limit": 64, "batch_size": 32, "val_limit": 32}
+    name = "digits/resnet18-mobilenetv2-stochastic"
+    plain = experiments.run(name, runs=tmp_path, **options)
+    again = experiments.run(name, runs=tmp_path, compiled=None, **options)
+    assert modes == [] and again.record["id"] == plain.record["id"] and not again.new
+    compiled = experiments.run(name, runs=tmp_path, compiled=True, **options)
+    assert modes == ["default", "default"] and compiled.record["asked"]["compiled"] is True  # teacher and student
+    assert compiled.record["history"] == plain.record["history"]
+    assert compiled.record["result"] == plain.record["result"]
+    torch.compiler.reset()
+
+
+def test_on_a_gpu_a_compiled_step_is_one_graph(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: modes.append(mode))
+    engine.compile_in_place(torch.nn.Linear(1, 1), "cuda:0")
+    assert modes == ["reduce-overhead"]

@@ -34,6 +34,7 @@ COMMON = LIMITS | {
     "schedule": (one_of(lambda: protocol.SCHEDULES), "a schedule"),
     "optimiser": (one_of(lambda: protocol.OPTIMISERS), "an optimiser"),
     "stop_after": (lambda v: v is None or count(v) and v > 0, "an epoch, or null for the last one"),
+    "compiled": (lambda v: v is None or v is True, "true, or null for a network that is not compiled"),
     "data_seed": (lambda v: v is None or count(v), "a whole number, or null for the seed of the run"),
 }
 # of methods with a frozen teacher, and of those with a temperature
@@ -48,7 +49,7 @@ TAU = {key: (positive, "a temperature above 0") for key in ("tau", "tau_low", "t
 KEYS = [*COMMON, *TAUGHT, *POLICY, *TAU, *methods.KEYS, *(k for t in tasks.TASKS.values() for k in t.KEYS | t.TAUGHT)]
 KEYS += [key for task in tasks.TASKS.values() for own in task.DATASET_KEYS.values() for key in own]
 # keys that need not be set: null asks for the same as leaving them out, and a run's settings hold neither
-OPTIONAL = ("teacher_stop_after", "train_fraction")
+OPTIONAL = ("compiled", "teacher_stop_after", "train_fraction")
 # what holds where nobody set the key
 DEFAULTS = {
     **dict.fromkeys(LIMITS),

@@ -18,7 +18,10 @@ from .methods import Parts
 from .profiles import profile as find_profile
 
 # what runs that share batches, views and a meter must have in common, besides what their task says
-SHARED = ("dataset", "val_fraction", *settings.LIMITS, "batch_size", "epochs", "stop_after", "precision", "data_seed")
+SHARED = (
+    "dataset", "val_fraction", *settings.LIMITS, "batch_size", "epochs", "stop_after", "precision", "compiled",
+    "data_seed",
+)  # fmt: skip
 
 
 def check(questions):
@@ -101,6 +104,8 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
             teachers[which] = _teacher(plan, dataset, augmentation, precision, say)
         teacher = teachers[which]
     objective = tasks.method(asked).objective(Parts(asked, model, dataset, plan.seed, teacher, _policy(plan)))
+    if asked.get("compiled"):
+        engine.compile_in_place(model, device)
     _carry_over(plan)
     protocol = Protocol(**{key: asked[key] for key in Protocol.__dataclass_fields__ if key in asked})
     return Trainer(
@@ -140,6 +145,8 @@ def _teacher(plan, dataset, augmentation, precision, say):
     asked, device = plan.asked, default_device()
     network = engine.frozen(plan.teacher.model(asked["teacher_epoch"], device), precision, device)
     if not asked.get("stored_teacher"):
+        if asked.get("compiled"):
+            engine.compile_in_place(network.network, device)
         return Teacher(network)
     per_epoch = {"epochs": asked["epochs"]}
     if augmentation.views == math.inf:  # no view comes twice: keep one answer per image and epoch of this data seed

@@ -49,13 +49,15 @@ def test_product(race, shape, student, device):
 def test_compiled(race, shape, student, device):
     if not on_gpu(device):
         pytest.skip("compiling pays on a GPU; on a CPU it takes minutes")
-    step = profiling.Step(student, **shape)
-    step.student = torch.compile(step.student)
+    step = harness.Pass(student, **shape)
+    [trainer] = step.trainers
+    for network in (trainer.model, trainer.objective.teacher.network.network):
+        harness.engine.compile_in_place(network, device)
     started = time.perf_counter()
     step()
     harness.wait(device)
     note = f"compiled in {time.perf_counter() - started:.1f} s"
-    race(f"{student}: compiled", "step", step, naive.Step(student, **shape), images=step.batch, note=note)
+    race(f"{student}: compiled", "step", step, naive.Step(student, **shape), images=shape.get("batch", 128), note=note)
 
 
 def test_share_of_kernels(add, shape, device, quick):
