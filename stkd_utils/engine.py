@@ -75,7 +75,7 @@ def frozen(model, precision, device):
 
 
 def compile_in_place(model, device):
-    """Let PyTorch compile the passes of ``model``, forward and backward; it stays the same module with the same weights.
+    """Let PyTorch compile what ``model`` computes, forward and backward; it stays the same module with its weights.
 
     On a GPU the kernels of a step are captured as one CUDA graph, so that Python no longer starts each of them. The
     first batch of each mode and shape takes seconds on a GPU and minutes on a CPU, which the meter sees as part of the
