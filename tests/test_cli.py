@@ -42,7 +42,7 @@ def test_list_says_of_each_experiment_what_its_file_says(capsys):
     ({"dataset": "cifar10"}, lambda one, _: one["dataset"] == "cifar10"),
     ({"method": "base"}, lambda one, _: one["method"] == "base"),
     ({"model": "shufflenetv2"}, lambda one, _: one["model"] == "shufflenetv2"),
-    ({"teacher": "resnet18"}, lambda one, name: "/resnet18-" in name and one["method"] != "base"),
+    ({"teacher": "resnet18"}, lambda one, _: "teacher" in one and one["teacher"].endswith("/resnet18-base")),
     ({"dataset": "cifar10", "method": "kd", "model": "mobilenetv2", "teacher": "resnet18"},
      lambda one, name: name.startswith("cifar10/resnet18-mobilenetv2-")),
 ])  # fmt: skip
