@@ -65,10 +65,11 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from stkd_utils import carbon, compute, data, engine, experiments, inference, ledger, models, plots, quantise, stats
 from stkd_utils.procedures import Procedure, made_on
+from stkd_utils.profiling import Step, breakdown
 from stkd_utils.tables import table
 from stkd_utils.training import default_device, evaluate
 
@@ -77,12 +78,13 @@ plots.use_style()
 meter = carbon.Meter(intensity=intensity)
 meter.start("notebook")
 device = default_device()
+machine = "GPU" if device == "cuda" else "CPU"
 torch.set_num_threads(scale.threads or torch.get_num_threads())
 ledger.price_tag("08_inference_footprint", profile)
 
 # %% tags=["hide-input"]
 caution = " **A smoke run claims nothing but that it runs: ignore its numbers.**" if profile == "smoke" else ""
-Markdown(f"Profile **{profile}**, data set **{scale.dataset}**, device **{device}**, CPU threads: **{torch.get_num_threads()}**.{caution}")
+Markdown(f"Profile **{profile}**, data set **{scale.dataset}**, device **{machine}**, CPU threads: **{torch.get_num_threads()}**.{caution}")
 
 # %% [markdown]
 # ## 1. How long does an answer take?
@@ -130,14 +132,15 @@ zoo[FULL] = ({key: models.build(key, 100, seed=0) for key in KEYS}, (3, 32, 32))
 many = 16 if profile == "smoke" else 128
 rounds = 3 if profile in ("smoke", "quick") else 9
 draw = torch.Generator().manual_seed(0)
-times, macs = {}, {}
+times, macs, ready = {}, {}, {}
 for size, (networks, shape) in zoo.items():
-    ready = {key: engine.frozen(network, "float32", device) for key, network in networks.items()}
+    ready[size] = {key: engine.frozen(network, "float32", device) for key, network in networks.items()}
     macs[size] = {key: compute.count(network, shape).macs for key, network in networks.items()}
     for batch in (1, many):
         images = torch.randn(batch, *shape, generator=draw).to(device)
-        effort = {"rounds": rounds, "warmup": 1} if batch > 1 else {"rounds": 15, "warmup": 3}
-        times[size, batch] = inference.timings(ready, images, **effort)
+        costly = size == FULL and batch > 1
+        effort = {"rounds": rounds, "warmup": 1} if costly else {"rounds": 15, "warmup": 3}
+        times[size, batch] = inference.timings(ready[size], images, **effort)
 
 # %% [markdown]
 # The table has milliseconds for one image, and beside them how many times as fast each network is as its teacher.
@@ -155,25 +158,24 @@ for size in zoo:
             row[f"faster, batch {batch}"] = f"{slow.median / timing.median:.2f} ×"
         row["fewer MACs"] = f"{macs[size]['resnet18'] / macs[size][key]:.1f} ×"
         rows.append(row)
-table(rows, f"Time for one image on this {device}: median and quartiles of {rounds} rounds (15 with batch 1)")
+table(rows, f"Time for one image on this {machine}: median and quartiles of 15 rounds ({rounds} for large images in batches)")
 
-# %% mystnb={"image": {"alt": "Milliseconds for one image over its millions of MACs, both axes logarithmic, one line for each combination of image size and batch; the lines rise less steeply than a thin line of proportionality, least of all with a batch of one."}, "figure": {"caption": "Time for one image over its computation: medians, bars from quartile to quartile. Along the thin lines time would be proportional to MACs.", "name": "figure-time-macs"}}
-_, ax = plt.subplots(figsize=(plots.COLUMN, 3.6))
-places = [(size, batch) for size in zoo for batch in (1, many)]
-colours = {scale.dataset: "#12855A", FULL: "#0A4BCB"}
-for size, batch in places:
-    x = np.array([macs[size][key] / 1e6 for key in KEYS])
-    timing = [times[size, batch][key] for key in KEYS]
-    y = np.array([1000 * one.per_image for one in timing])
-    ends = 1000 / batch * np.array([one.quartiles for one in timing]).T
-    look = {"color": colours[size], "marker": "o" if batch == 1 else "s", "linestyle": "--" if batch == 1 else "-"}
-    order = x.argsort()
-    ax.errorbar(x[order], y[order], abs(ends - y)[:, order], label=f"{size}, batch {batch}", linewidth=1.4, **look)
-for key, label in KEYS.items():
-    ax.annotate(label, (macs[FULL][key] / 1e6, 1.01), xycoords=("data", "axes fraction"), rotation=30, color="#555555")
-span = np.array([macs[scale.dataset]["shufflenetv2"], macs[FULL]["resnet18"]]) / 1e6
-for exponent in range(-4, 1):
-    ax.plot(span, span * 10.0**exponent, color="#BBBBBB", linewidth=0.6, zorder=0)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Milliseconds for one image over its millions of MACs, both axes logarithmic, one line for each combination of image size and batch. From the teacher to the left every line falls less than the thin line of proportionality beside it; with a batch of one and digits it rises."}, "figure": {"caption": "Time for one image over its computation: medians, bars from quartile to quartile. Thin lines: where the students would be if time were in proportion to MACs.", "name": "figure-time-macs"}}
+_, ax = plt.subplots(figsize=(plots.COLUMN, 4.2))
+markers = dict(zip(KEYS, "so^", strict=True))
+for size, colour in zip(zoo, ("#12855A", "#0A4BCB"), strict=True):
+    for batch, dash in ((1, "--"), (many, "-")):
+        x = np.array([macs[size][key] / 1e6 for key in KEYS])
+        found = [times[size, batch][key] for key in KEYS]
+        y = np.array([1000 * one.per_image for one in found])
+        ends = np.array([one.quartiles for one in found]).T * 1000 / batch
+        ax.plot(x, y, dash, color=colour, linewidth=1.4, label=f"{size}, batch {batch}")
+        ax.plot(x, y[0] * x / x[0], color=colour, linewidth=0.5)
+        ax.vlines(x, *ends, color=colour)
+        for (key, marker), across, up in zip(markers.items(), x, y, strict=True):
+            ax.plot(across, up, marker, color=colour, markeredgecolor="white")
+for key, marker in markers.items():
+    ax.plot([], [], marker, color="#555555", label=KEYS[key])
 ax.set(xscale="log", yscale="log", xlabel="Computation of one image (million MACs)", ylabel="Time of one image (ms)")
 _ = ax.figure.legend(*ax.get_legend_handles_labels(), ncols=2, loc="outside lower center", frameon=False)
 
@@ -193,25 +195,22 @@ Markdown(
 #
 # ## 2. Joules, grams, and the paper's bars
 #
-# Energy is metered over whole passes; where nothing is measured it is modelled as a power times seconds, and then this table is the one above in other units.
+# Energy is metered over whole passes; where nothing is measured it is modelled as a power times seconds, and then this table is the one above in other units, up to the scatter of the clock.
 # Here are the networks at the paper's size, in batches, scaled to the 10,000 images of CIFAR-100's test set:
 
 # %%
 grid = carbon.find_intensity(intensity)
-networks, shape = zoo[FULL]
-images = torch.randn(many, *shape, generator=draw).to(device)
-spent = {}
-for key, network in networks.items():
-    ready = engine.frozen(network, "float32", device)
-    spent[key] = inference.energy(ready, images, meter, seconds=0.5, name=f"answers of {key}")
-rows = []
+images = torch.randn(many, 3, 32, 32, generator=draw).to(device)
+spent, rows = {}, []
+for key, network in ready[FULL].items():  # warm from the section before
+    spent[key] = inference.energy(network, images, meter, seconds=0.5, warmup=0, name=f"answers of {key}")
 for key, one in spent.items():
     wh = None if one.joules is None else one.joules * 10_000 / 3600
     row = {"network": KEYS[key], "s": f"{10_000 * times[FULL, many][key].per_image:.3g}"}
     row["Wh"] = "not seen" if wh is None else f"{wh:.3g}"
     row[f"g CO₂e at {grid.g_per_kwh:g} g/kWh"] = "not seen" if wh is None else f"{wh / 1000 * grid.g_per_kwh:.3g}"
     rows.append({**row, "energy is": one.how, "images metered": one.images})
-table(rows, f"10,000 answers on this {device}, batches of {many}")
+table(rows, f"10,000 answers on this {machine}, batches of {many}")
 
 # %% [markdown]
 # The paper shows two such bars for each network in its Figure 1, b (time) and c (emissions).
@@ -235,7 +234,7 @@ for (network, method), bar in bars.iterrows():
     row = {"network": network, "method": method, "s": f"{bar.inference_seconds:.2f}", "g": f"{bar.inference_co2e_g:.3f}"}
     row |= {"faster": f"{most.inference_seconds / bar.inference_seconds:.2f} ×", "faster here": f"{faster:.2f} ×"}
     rows.append({**row, "W implied": f"{watts:.0f}"})
-table(rows, f"Paper, Figure 1 b and c (device not stated there), beside the ratios of this {device}")
+table(rows, f"Paper, Figure 1 b and c (device not stated there), beside the ratios of this {machine}")
 
 # %% [markdown]
 # The watts are those of a graphics card, PUE and all, which agrees with the code; seconds here and there are not to be compared, only ratios are.
@@ -321,7 +320,7 @@ if whole:
 Markdown(told + caution) if whole else None
 
 # %% [markdown]
-# The file is not quite four times smaller: scales stay in 32 bits, and a file has its own overhead, which weighs on a small network.
+# The file is not four times smaller: scales and sums stay in 32 bits, and a file has its own overhead, which weighs on a small network.
 #
 # ### The bit that a processor takes back
 #
@@ -334,7 +333,8 @@ Markdown(told + caution) if whole else None
 for bits in (8, 7):
     activation, weight = 2**bits - 1, 127
     pair = 2 * activation * weight
-    print(f"{bits} bits: 2 × {activation} × {weight} = {pair}; sixteen bits hold {2**15 - 1}: {'fits' if pair < 2**15 else 'is cut off'}")
+    told = "fits" if pair < 2**15 else "is cut off"
+    print(f"{bits} bits: 2 × {activation} × {weight} = {pair}; sixteen bits hold {2**15 - 1}: {told}")
 print(f"this processor cuts off: {quantise.saturates()}")
 
 # %% [markdown]
@@ -346,14 +346,14 @@ print(f"this processor cuts off: {quantise.saturates()}")
 # Eight bits exist in two forms.
 # The *reference* form computes in 32 bits what eight would give: it serves to measure accuracy, and is slower than what it came from.
 # The *compiled* form really multiplies bytes, and needs a C++ compiler and an x86 processor.
-# Here is MobileNetV2 at the paper's size, on the CPU, in batches; its ranges come from random images, which is enough for a clock.
+# Here is MobileNetV2 at the paper's size, on the CPU; its ranges come from random images, which is enough for a clock.
 
 # %%
-forms, spoken = {}, reason
+forms, spoken, part = {}, reason, min(many, 32)
 if whole:
     small = {"width": 0.25, "depth": 0.25} if profile == "smoke" else {}
     plain = models.build("mobilenetv2", 100, seed=0, **small).eval()
-    images = torch.randn(many, 3, 32, 32, generator=draw)
+    images = torch.randn(part, 3, 32, 32, generator=draw)
     forms = {"32 bits, as trained": plain, "32 bits, folded": engine.frozen(plain, "float32", "cpu")}
     forms["8 bits, reference"] = quantise.static(plain, [images])
     try:
@@ -361,113 +361,139 @@ if whole:
     except quantise.QuantiseError as error:
         spoken = str(error)
     clock = inference.timings(forms, images, rounds=rounds, warmup=1)
-    rows = []
-    for label, form in forms.items():
-        timing, alike = clock[label], inference.agreement(plain, form, images, many)
-        low, high = (1000 * seconds / many for seconds in timing.quartiles)
-        row = {"form": label, "ms per image": f"{1000 * timing.per_image:.3g} ({low:.3g} to {high:.3g})"}
-        row["times as fast"] = f"{clock['32 bits, folded'].median / timing.median:.2f}"
-        rows.append({**row, "largest difference": f"{alike.largest:.1g}"})
-    display(table(rows, f"MobileNetV2 at the paper's size, CPU, batches of {many}; as fast as the folded form: 1"))
 Markdown(f"*{spoken}*") if spoken else None
+
+# %% tags=["hide-input"]
+rows = []
+for label, form in forms.items():
+    timing, alike = clock[label], inference.agreement(plain, form, images, part)
+    low, high = (1000 * seconds / part for seconds in timing.quartiles)
+    row = {"form": label, "ms per image": f"{1000 * timing.per_image:.3g} ({low:.3g} to {high:.3g})"}
+    row["times as fast"] = f"{clock['32 bits, folded'].median / timing.median:.2f}"
+    kept_on_disk = inference.size(form).file_bytes / 1e6 if isinstance(form, torch.nn.Module) else None
+    row["file, MB"] = "as above" if kept_on_disk is None else f"{kept_on_disk:.2f}"
+    rows.append({**row, "largest difference": f"{alike.largest:.1g}"})
+caption = f"MobileNetV2 at the paper's size, CPU, batches of {part}; the folded form is 1 time as fast"
+table(rows, caption) if rows else None
 
 # %% [markdown]
 # A smaller file comes for free; speed comes only with a program for this very processor, and compiling it takes longer than a good many answers.
 # Reference arithmetic that is timed by mistake would say that eight bits are slow, and that is a common mistake.
-# Compiled and reference form must agree up to rounding: if they do not, the processor has cut something off.
+# There is a worse one: a compiled network that meets a batch of another shape is compiled anew, in silence, and may then compute in 32 bits; this book's raises an error.
+# Compiled and reference form are equally far from the 32 bits: if they were not, the processor would have cut something off.
 #
 # ## 5. After how many answers has the student paid?
 #
 # Whoever has a teacher can simply use it.
 # A student costs its training first, and saves with every answer after that.
-# With the energy $E$ of its training, and $e_t$ and $e_s$ for an answer of teacher and student, the two have cost the same after
+# With the cost $E$ of its training, and $e_t$ and $e_s$ for an answer of teacher and student, the two have cost the same after
 #
 # $$N = \frac{E}{e_t - e_s}$$
 #
 # answers.
-# If all three are modelled as a power times seconds on one machine, the power cancels, and $N$ is as good as the clock.
-# So the *modelled* label does no harm here, as long as training and answers are from one machine.
+# It is as uncertain as the small difference below the line: where the interval of $e_t - e_s$ over the rounds of section 1 holds zero, nothing is decided.
+# If all three are modelled as a power times seconds on one machine, the power cancels, so here the clock is enough: seconds go in, and *modelled* watts do no harm.
 #
-# Training costs are those recorded in the runs; answers of the trained networks are metered now, in batches.
-# The grid is counted as that many runs of the same price, as chapter 4 found.
+# For the data of this page, training times are those recorded in the runs.
+# Then the paper's protocol on this device: nothing is trained, but one step of distillation is timed (as in [chapter 9](09_frugal_engine.ipynb)), and multiplied by images and epochs.
+# A student without a teacher takes the same step without the teacher's part.
+# Step and answers are timed minutes apart, so on a busy machine their ratio can move by a third: read the order of magnitude.
 
 # %%
-images = data.normalise(dataset.train.images[:many], dataset.mean, dataset.std).to(device)
-per_image = {}
-for key in ("resnet18", "mobilenetv2"):
-    ready = engine.frozen(trained[key], "float32", device)
-    per_image[key] = inference.energy(ready, images, meter, seconds=0.5, name=f"trained {key}")
-points = len(scale.taus)
-random_tau = Procedure("stochastic τ, one run", "stochastic tau", tuple(run.record for run in stochastic_runs))
-alone = Procedure("no KD, one run", "no KD", tuple(run.record for run in alone_runs))
-seen = all(one.joules is not None for one in per_image.values())
-seen &= all(cost.energy_kwh is not None for way in (random_tau, alone) for cost in way.costs())
-paid, answer, unit = {}, {}, "J" if seen else "s"
-for label, way, runs in (
-    (alone.label, alone, 1), (random_tau.label, random_tau, 1), (f"tuned τ, {points} runs", random_tau, points),
-):  # fmt: skip
-    paid[label] = [runs * (3.6e6 * cost.energy_kwh if seen else cost.seconds) for cost in way.costs()]
-for key, one in per_image.items():
-    answer[key] = one.joules if seen else times[scale.dataset, many][key].per_image
-dear, cheap = answer["resnet18"], answer["mobilenetv2"]
-back = {label: [inference.break_even(one, dear, cheap) for one in costs] for label, costs in paid.items()}
+part, points = min(many, 32), len(scale.taus)
+step = Step(batch=part, device=device)
+parts = breakdown(step, rounds=2).set_index("part")
+paper = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", experiments.profile("paper").overrides)
+views = round((1 - paper["val_fraction"]) * 50_000) * paper["epochs"]  # CIFAR-100 has 50,000 images for training
+a_view = parts.attrs["whole"] / part
+grid_points = len(experiments.profile("paper").taus)
+full = {"no KD": views * a_view * (1 - parts.share["teacher"]), "stochastic τ": views * a_view}
+full["tuned τ"] = grid_points * full["stochastic τ"]
+answer = {size: [times[size, many][key] for key in ("resnet18", "mobilenetv2")] for size in zoo}
 
 # %% [markdown]
-# The paper's numbers allow the same division, in grams: Table 4 for the training, Figure 1c for 10,000 answers.
-# Its training and its answers are of one kind of machine, so far as one can see, and again a common factor would cancel.
+# Two more ways to the same number come from elsewhere.
+# *Counted*: a distillation step takes $3s + t$ MACs an image, so $N$ would be $(3s + t) / (t - s)$ times the views of images in training, whatever the machine.
+# *Printed*: the paper's Table 4 for the training and its Figure 1c for 10,000 answers, both in grams.
 
 # %%
+rows = []
+
+
+def paid_back(where, way, costs, saving, views, note):
+    """A row: after how many answers ``costs``, one a seed, have come back; ``views`` of images were trained."""
+    n, each = ("never" if saving.high < 0 else "not decided"), ""
+    if not saving.low <= 0:
+        found = stats.interval([inference.break_even(cost, saving.mean, 0) / 1e6 for cost in costs])
+        n = f"{found.mean:.3g}" + f" ({max(0, found.low):.3g} to {found.high:.3g})" * (found.n > 1)
+        each = f"{1e6 * found.mean / views:.3g}"
+    rows.append({"where": where, "way": way, "million answers": n, "for each view": each, "from": note})
+
+
+saving = {size: inference.saved(*pair) for size, pair in answer.items()}
+few = len(dataset.train) * asked["epochs"]
+for way, runs in (("no KD", alone_runs), ("stochastic τ", stochastic_runs)):
+    seconds = [run.record["cost"]["train"]["seconds"] for run in runs]
+    paid_back(f"{scale.dataset}, this {machine}", way, seconds, saving[scale.dataset], few, f"clock, n = {len(runs)}")
+for way, seconds in full.items():
+    paid_back(f"paper's size, this {machine}", way, [seconds], saving[FULL], views, "clock, one step")
+s, t = macs[FULL]["mobilenetv2"], macs[FULL]["resnet18"]
+counted = views * (3 * s + t)
+paid_back("paper's size, any device", "stochastic τ", [counted], stats.interval([t - s]), views, "counted MACs")
+
+# %% tags=["hide-input"]
 printed = ledger.paper_table("CIFAR-100").query("loss == 'HKD'").set_index("method").co2e_g
 of_teacher = bars.loc["ResNet18"].inference_co2e_g.iloc[0] / 10_000
 of_student = {way: bars.loc[("MobileNetV2", way)].inference_co2e_g / 10_000 for way in ("ours", "tuned")}
-labels = {"ours": "stochastic τ, one run", "tuned": "tuned τ, as printed"}
+labels = {"ours": "stochastic τ", "tuned": "tuned τ"}
 reading = 0.001 / 10_000  # how well a bar can be measured in the picture
-rows = []
-where = f"this page, {scale.dataset}"
-for label, numbers in back.items():
-    cells = {"training": f"{np.mean(paid[label]):,.3g} {unit}", "1000 answers save": f"{1000 * (dear - cheap):.3g} {unit}"}
-    n, ends = "never", "–"
-    if dear > cheap:
-        found = stats.interval(numbers)
-        n, ends = f"{found.mean:,.0f}", f"{max(0, found.low):,.0f} to {found.high:,.0f}"
-    rows.append({"where": where, "way": label, **cells, "paid back after": n, "range": ends})
 for way, label in labels.items():
     saved = of_teacher - of_student[way]
     n, late, early = (inference.break_even(printed[way], saved + error, 0) for error in (0, -reading, reading))
-    cells = {"training": f"{printed[way]:,.1f} g", "1000 answers save": f"{1000 * saved:.2g} g"}
-    ends = f"{early:,.0f} to {late:,.0f}"
-    rows.append({"where": "paper, CIFAR-100", "way": label, **cells, "paid back after": f"{n:,.0f}", "range": ends})
-print(f"Trained on {made_on([alone, random_tau])}; answers: {per_image['mobilenetv2'].how}")
-table(rows, f"MobileNetV2 in place of ResNet-18. Ranges: 95 % over n = {len(scale.seeds)} seeds; for the paper what ± 0.001 g in Figure 1c leaves open")
+    told = {"million answers": f"{n / 1e6:.3g} ({early / 1e6:.3g} to {late / 1e6:.3g})"}
+    told["for each view"] = f"{n / (50_000 * paper['epochs']):.3g}"  # the authors' code trains on all images
+    rows.append({"where": "paper, CIFAR-100", "way": label, **told, "from": "printed grams"})
+print(f"Digits trained on {made_on([Procedure('', 'no KD', tuple(run.record for run in stochastic_runs))])}")
+ranges = "Ranges: 95 % over seeds; for the paper what ± 0.001 g in its figure leaves open"
+table(rows, f"MobileNetV2 in place of ResNet-18, batches of {many}: when its training is paid back. {ranges}")
 
-# %% mystnb={"image": {"alt": "Two panels over the number of answers, logarithmic axes: the teacher's total cost is a rising straight line; each student's is flat at its training cost, then rises below the teacher's. A dot marks where each student's line crosses the teacher's, later for the tuned student."}, "figure": {"caption": "Cost of training and of N answers. Left: this page, bands from the cheapest to the dearest seed. Right: the paper's numbers. Dots: the training is paid back.", "name": "figure-break-even"}}
-looks = {"no KD": "no KD", "stochastic": "stochastic tau", "tuned": "KD tuned tau"}
+# %% tags=["hide-input"]
+small = 1e6 * saving[scale.dataset].mean, 1e6 * saving[scale.dataset].half_width
+millions = [full["stochastic τ"] / saving[FULL].mean / 1e6]
+millions.append(inference.break_even(printed["ours"], of_teacher, of_student["ours"]) / 1e6)
+told = (
+    f"With {scale.dataset}, teacher minus student is {small[0]:.1f} ± {small[1]:.1f} µs an answer (n = {saving[scale.dataset].n} rounds). "
+    f"At the paper's size one distillation is paid back after {millions[0]:.1f} million answers here, "
+    f"and after {millions[1]:.1f} million by the paper's printed numbers, on another device and by another accounting."
+)
+Markdown(told.replace("-", "−") + caution)
+
+# %% mystnb={"image": {"alt": "Two panels over the number of answers, logarithmic axes: the teacher's total cost is a rising straight line; each student's is flat at its training cost, then rises below the teacher's. A dot marks where each student's line crosses the teacher's, later for the tuned student."}, "figure": {"caption": "Cost of training and of answers together. Left: the paper's protocol, priced on this device. Right: the paper's printed numbers. At a dot the training has been paid back.", "name": "figure-break-even"}}
+roles = {"no KD": "no KD", "stochastic τ": "stochastic tau", "tuned τ": "KD tuned tau"}
 figure, axes = plt.subplots(1, 2, figsize=(plots.FULL, 3.4))
-panels = [(axes[0], answer["resnet18"], {label: (paid[label], answer["mobilenetv2"]) for label in paid}, unit)]
-panels.append((axes[1], of_teacher, {labels[way]: ([printed[way]], of_student[way]) for way in labels}, "g CO₂e"))
-for ax, one_t, ways, axis_unit in panels:
-    crossings = {label: inference.break_even(np.mean(costs), one_t, one_s) for label, (costs, one_s) in ways.items()}
-    finite = [n for n in crossings.values() if np.isfinite(n)] or [1e6]
-    number = np.geomspace(min(finite) / 30, max(finite) * 10, 200)
+dear, cheap = (timing.per_image / 3600 for timing in answer[FULL])
+panels = [(axes[0], dear, {way: (cost / 3600, cheap) for way, cost in full.items()}, f"Time of this {machine} (h)")]
+panels.append((axes[1], of_teacher, {labels[way]: (printed[way], of_student[way]) for way in labels}, "Emissions as printed (g CO₂e)"))
+number = np.geomspace(1e6, 1e10, 200)
+for ax, one_t, ways, name in panels:
     look = plots.ROLES["teacher"]
     ax.plot(number, number * one_t, color=look.colour, dashes=look.dash, label="teacher, already there")
-    for label, (costs, one_s) in ways.items():
-        look = plots.ROLES[next(role for word, role in looks.items() if word in label)]
-        mean, low, high = (value + number * one_s for value in (np.mean(costs), min(costs), max(costs)))
-        ax.plot(number, mean, color=look.colour, dashes=look.dash, label=label)
-        ax.fill_between(number, low, high, color=look.colour, alpha=0.15, linewidth=0)
-        ax.plot(crossings[label], crossings[label] * one_t, "o", color=look.colour, markeredgecolor="white")
-    ax.set(xscale="log", yscale="log", xlabel="Answers", ylabel=f"Training and answers ({axis_unit})")
-handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-_ = figure.legend(handles.values(), handles.keys(), ncols=3, loc="outside lower center", frameon=False)
+    for way, (cost, one_s) in ways.items():
+        look = plots.ROLES[roles[way]]
+        ax.plot(number, cost + number * one_s, color=look.colour, dashes=look.dash, label=way)
+        crossing = inference.break_even(cost, one_t, one_s)
+        ax.plot(crossing, crossing * one_t, "o", color=look.colour, markeredgecolor="white")
+    ax.set(xscale="log", yscale="log", xlabel="Answers", ylabel=name)
+_ = figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center", frameon=False)
 
 # %% [markdown]
 # Left of a dot the teacher is the cheaper choice, right of it the student.
-# A grid moves the dot to the right by the number of its points, and nothing else about it.
+# A grid moves the dot to the right by the number of its points, and that is all that it changes here.
+# Far to the right the training no longer shows: there only the height of the lines counts, which is the student's shape, and its eight bits.
 #
 # Three things must be said with such a number.
 # It treats the teacher as already there: whoever trains one only to teach pays for that too, and adds it to $E$.
-# It holds for full batches on one device; with single images the saving is another one, as section 1 shows.
+# It holds for full batches on one device: with single images, or on 8 × 8 digits, the saving is another one, or none.
 # And it is a statement about the student's *shape*: a student that learned alone pays back earlier still, because it cost less.
 # What distillation buys is not cheaper answers but better ones at that price, and the accuracies of [chapter 4](04_stochastic_temperature.ipynb) say whether it did.
 #
@@ -475,8 +501,8 @@ _ = figure.legend(handles.values(), handles.keys(), ncols=3, loc="outside lower 
 #
 # * A count of MACs is a promise. How much of it is kept depends on batch, layers and device, so a time names all of them.
 # * A conversion is harmless when it has been shown to be: logits to the last digits, or accuracies on validation with a rule stated before.
-# * Eight bits make the file nearly four times smaller anywhere, and the answers faster only when they are compiled for the processor.
-# * A training is paid back after a number of answers, in which modelled watts cancel. A grid multiplies that number by its points.
+# * Eight bits make the file smaller anywhere, and the answers faster only when they are compiled for the processor.
+# * A training is paid back after a number of answers, in which modelled watts cancel. A grid multiplies that number by its points; a student that is not faster never gets there.
 #
 # ## What would change our mind
 #
@@ -486,24 +512,21 @@ _ = figure.legend(handles.values(), handles.keys(), ncols=3, loc="outside lower 
 #
 # ## Exercises
 #
-# **1.** The teacher is trained only to teach. After how many answers has the student with a random temperature paid for both trainings?
+# **1.** The teacher is trained only to teach, for as many views as the student. After how many answers have both trainings been paid back, counted in MACs?
 # Cost: none.
 
 # %% tags=["hide-cell"]
-cost = carbon.Cost.from_dict(teacher_run.record["cost"]["train"])
-teaching = 3.6e6 * cost.energy_kwh if seen else cost.seconds
-both = np.mean(paid[random_tau.label]) + teaching
-print(f"{inference.break_even(both, dear, cheap):,.0f} answers")
+n = inference.break_even(views * (3 * s + t + 3 * t), t, s)
+print(f"{n / 1e6:.1f} million answers, {n / views:.2f} for each view in place of {(3 * s + t) / (t - s):.2f}")
 
 # %% [markdown]
 # **2.** The students of a grid can share the teacher's passes ([chapter 9](09_frugal_engine.ipynb)). After how many answers is a grid paid back then?
 # Cost: none.
 
 # %% tags=["hide-cell"]
-s, t = macs[scale.dataset]["mobilenetv2"], macs[scale.dataset]["resnet18"]
-share = (3 * points * s + t) / (points * (3 * s + t))
-whole_grid = np.mean(paid[f"tuned τ, {points} runs"])
-print(f"{inference.break_even(share * whole_grid, dear, cheap):,.0f} answers: {share:.0%} of those for separate runs")
+shared = inference.break_even(views * (3 * grid_points * s + t), t, s)
+apart = inference.break_even(views * grid_points * (3 * s + t), t, s)
+print(f"{shared / 1e6:.1f} million answers, {shared / apart:.0%} of those for separate runs")
 
 # %% [markdown]
 # **3.** On a processor that cuts off, compile the student with `quantise.static(model, batches, bits=8)` and `quantise.lowered`, and ask `inference.agreement` how far it is from its reference form.

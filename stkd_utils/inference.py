@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from . import stats
+
 JOULES_PER_KWH = 3.6e6
 
 
@@ -81,16 +83,28 @@ def timings(models, images, *, rounds=7, warmup=2):
     return {name: Timing(tuple(taken), len(images)) for name, taken in seconds.items()}
 
 
-def energy(model, images, meter, *, seconds=1.0, name="answers"):
+def saved(slow, fast):
+    """Seconds for an image that the `Timing` ``fast`` takes less than ``slow``: a `stats.Interval` over their rounds.
+
+    Paired by round, in which both were called in turn; below zero where it takes more. Raises ValueError for other
+    batches or numbers of rounds. Introduced in notebook 08.
+    """
+    if slow.batch_size != fast.batch_size:
+        raise ValueError(f"Batches of {slow.batch_size} and of {fast.batch_size} images cannot be compared.")
+    return stats.paired(np.divide(slow.seconds, slow.batch_size), np.divide(fast.seconds, fast.batch_size))
+
+
+def energy(model, images, meter, *, seconds=1.0, warmup=1, name="answers"):
     """Energy of ``model`` answering ``images`` (N, C, H, W) again and again, as `Energy`.
 
     At least one pass is made, and passes until ``seconds`` are over, in the block ``name`` of ``meter`` (a
-    `carbon.Meter`; a name that it has metered before is an error). One pass before them is not metered.
-    Introduced in notebook 08.
+    `carbon.Meter`, where no other work has that name); ``warmup`` passes before them are not metered. Introduced in
+    notebook 08.
     """
     passes = 0
     with torch.inference_mode():
-        model(images)
+        for _ in range(warmup):
+            model(images)
         meter.start(name)
         end = time.perf_counter() + seconds
         while passes == 0 or time.perf_counter() < end:

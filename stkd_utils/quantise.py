@@ -61,17 +61,21 @@ class Lowered:
 
     how = "int8 kernels, compiled"
 
-    def __init__(self, call, shape):
-        self.call, self.shape = call, tuple(shape)
+    def __init__(self, call, images):
+        self.call, self.shape = call, tuple(images.shape)
+        self._batch(images)
+        # compiled anew it would compute in 32 bits: an error is better than a slow answer
+        self.call = torch.compiler.set_stance("fail_on_recompile")(call)
 
     def __call__(self, images):
         return torch.cat([self._batch(part) for part in images.split(self.shape[0])])
 
     def _batch(self, images):
-        lacking = self.shape[0] - len(images)
-        whole = torch.cat([images, images.new_zeros(lacking, *self.shape[1:])]) if lacking else images
-        with torch.no_grad():
-            return self.call(whole.contiguous())[: len(images)]
+        # the compiler tells tensors of inference mode from others, so it is always shown the others
+        with torch.inference_mode(False), torch.no_grad():
+            whole = torch.zeros(self.shape)
+            whole[: len(images)] = images
+            return self.call(whole)[: len(images)]
 
 
 @cache
@@ -149,16 +153,14 @@ def lowered(quantised, images):
     """
     if no_compiler():
         raise QuantiseError(no_compiler())
-    torch.compiler.reset()  # another shape is another program, not a reason to make the first one general
-    ready = Lowered(torch.compile(quantised.network, dynamic=False), images.shape)
+    compiled = torch.compile(quantised.network, dynamic=False)
     try:
         # weights must be constants of the program; torch documents this switch, and `options` reach only half of it
         with _quietly(), torch._inductor.config.patch(freezing=True):
-            ready(images)
+            return Lowered(compiled, images)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise QuantiseError(f"The compiler gave up ({reason}): go on in reference arithmetic.") from error
-    return ready
 
 
 def _torchao():

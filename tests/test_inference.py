@@ -69,6 +69,15 @@ def test_energy_is_that_of_the_metered_passes_over_their_images():
     assert found.joules >= 10.0 * 0.01 / len(IMAGES)
 
 
+def test_savings_are_paired_by_round_and_keep_their_sign():
+    slow, fast = (inference.Timing(seconds, batch_size=2) for seconds in ((4.0, 6.0, 8.0), (2.0, 4.0, 6.0)))
+    found = inference.saved(slow, fast)
+    assert (found.mean, found.low, found.high, found.n) == (1.0, 1.0, 1.0, 3), "the load of a round falls out"
+    assert inference.saved(fast, slow).mean == -1.0
+    with pytest.raises(ValueError, match="Batches of 2 and of 1 images"):
+        inference.saved(slow, inference.Timing((1.0, 1.0, 1.0), batch_size=1))
+
+
 def test_energy_that_was_not_seen_is_none_and_one_pass_is_always_made():
     calls = []
     found = inference.energy(Slow("a", 0.001, calls), IMAGES, metered(how="not seen"), seconds=0)

@@ -169,4 +169,19 @@ def test_compiled_int8_multiplies_in_8_bits_and_answers_as_the_reference_does(ca
         lowered(IMAGES[:16])
     done = {event.key: event.count for event in watched.key_averages()}
     assert sum(count for key, count in done.items() if "onednn::qconv" in key) == 2, done.keys()
+    small_batch = quantise.lowered(reference, IMAGES[:3])
+    for form in (lowered, small_batch):  # neither takes the place of the other, nor is compiled anew
+        for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with mode():
+                torch.testing.assert_close(form(IMAGES.clone()), lowered(IMAGES))
     assert not recwarn.list and "KernelPreference" not in capfd.readouterr().err
+
+
+@needs_torchao
+@pytest.mark.skipif(bool(quantise.no_compiler()), reason=str(quantise.no_compiler()))
+def test_trap_the_largest_sums_are_not_cut_off():
+    model = nn.Sequential(nn.Conv2d(64, 8, 1), nn.Flatten())
+    nn.init.ones_(model[0].weight)
+    images = torch.ones(8, 64, 2, 2)  # every product is the largest that there is
+    lowered = quantise.lowered(quantise.static(model, [images]), images)
+    torch.testing.assert_close(lowered(images), inference.logits(model, images), rtol=0.02, atol=0)
