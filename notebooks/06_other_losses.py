@@ -582,7 +582,7 @@ print(f"at most about {duration(cost['seconds'])} of training, {energy}")
 # %% [markdown]
 # ## Next
 #
-# [The frugal engine](09_frugal_engine.ipynb) asks where the joules of a step go, and which can be saved without changing the answer.
+# [The footprint after training](08_inference_footprint.ipynb) asks what an answer of teacher and student costs, and when the student has paid for its training.
 # [How this book was made](../book/made.md) says what executing these pages took.
 #
 # ## References
