@@ -400,7 +400,7 @@ table(rows, caption) if rows else None
 # For the data of this page, training times are those recorded in the runs.
 # Then the paper's protocol on this device: nothing is trained, but one step of distillation is timed (as in [chapter 9](09_frugal_engine.ipynb)), and multiplied by images and epochs.
 # A student without a teacher takes the same step without the teacher's part.
-# Step and answers are timed minutes apart, so on a busy machine their ratio can move by a third: read the order of magnitude.
+# Step and answers are timed minutes apart, so on a busy machine their ratio moves: read the order of magnitude.
 
 # %%
 part, points = min(many, 32), len(scale.taus)
