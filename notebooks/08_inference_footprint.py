@@ -172,7 +172,7 @@ for size, colour in zip(zoo, ("#12855A", "#0A4BCB"), strict=True):
         ax.plot(x, y, dash, color=colour, linewidth=1.4, label=f"{size}, batch {batch}")
         ax.plot(x, y[0] * x / x[0], color=colour, linewidth=0.5)
         ax.vlines(x, *ends, color=colour)
-        for (key, marker), across, up in zip(markers.items(), x, y, strict=True):
+        for marker, across, up in zip(markers.values(), x, y, strict=True):
             ax.plot(across, up, marker, color=colour, markeredgecolor="white")
 for key, marker in markers.items():
     ax.plot([], [], marker, color="#555555", label=KEYS[key])
