@@ -1,5 +1,6 @@
 """Ways of getting a student: which of its runs a way keeps, and what all of them cost together."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,9 @@ class Procedure:
     ----------
     label : what tables and figures call it.
     role : its look, a key of `plots.ROLES`.
-    records : the records of all runs that it needs, of all seeds.
+    records : the records of all runs that it chooses from, of all seeds.
+    before : the records of earlier runs that it builds on, such as a teacher's: one tuple for each seed, in the order
+        of `seeds`. They are paid for and never kept; ``()`` leaves them out of the bill.
 
     Raises ValueError without a record, or when the seeds do not have equally many.
     """
@@ -29,12 +32,15 @@ class Procedure:
     label: str
     role: str
     records: tuple
+    before: tuple = ()
 
     def __post_init__(self):
         counts = {len(group) for group in self._by_seed().values()}
         if len(counts) != 1:
             found = ", ".join(f"seed {seed}: {len(group)}" for seed, group in self._by_seed().items()) or "none"
             raise ValueError(f"'{self.label}' needs equally many runs of every seed, at least one; got {found}.")
+        if self.before and (len(self.before) != len(self.seeds) or len(set(map(len, self.before))) != 1):
+            raise ValueError(f"'{self.label}' needs equally many earlier runs for each of {len(self.seeds)} seeds.")
 
     @property
     def seeds(self):
@@ -43,8 +49,8 @@ class Procedure:
 
     @property
     def runs(self):
-        """Number of runs that the way needs for one student."""
-        return len(self.records) // len(self.seeds)
+        """Number of runs that the way needs for one student, those ``before`` included."""
+        return len(self._paid()[0])
 
     def kept(self, epoch="last"):
         """The record that each seed's procedure keeps, a list.
@@ -60,7 +66,7 @@ class Procedure:
 
     def costs(self, intensity="world"):
         """The `carbon.Cost` of training all runs of a seed, a list; kWh as recorded, grams at ``intensity``."""
-        return [sum(_cost(record, intensity) for record in group) for group in self._by_seed().values()]
+        return [sum(_cost(record, intensity) for record in group) for group in self._paid()]
 
     def price(self, intensity="world"):
         """Mean over seeds of seconds, kwh and grams, a dict; None for what was not seen for every seed."""
@@ -75,7 +81,12 @@ class Procedure:
     def flops(self, backward=True):
         """FLOPs of all runs of one seed: forward and backward passes, or forward only as the paper counts."""
         key = "flops_forward_backward" if backward else "flops_forward"
-        return sum(record["compute"][key] for record in self.records) / len(self.seeds)
+        return sum(record["compute"][key] for group in self._paid() for record in group) / len(self.seeds)
+
+    def _paid(self):
+        """All runs of each seed, a list of lists."""
+        groups = list(self._by_seed().values())
+        return [[*earlier, *group] for earlier, group in zip(self.before or [()] * len(groups), groups, strict=True)]
 
     def _by_seed(self):
         groups = {}
@@ -122,9 +133,10 @@ def cost_columns(ways, intensity="world"):
 
 def made_on(ways):
     """Where the runs of ``ways`` were trained, and how their energy is known: one phrase for a caption."""
-    machines = [record["hardware"] for way in ways for record in way.records]
+    made = [record for way in ways for record in (*itertools.chain(*way.before), *way.records)]
+    machines = [record["hardware"] for record in made]
     places = {f"{one['gpu'] or one['cpu']}, CPU threads: {one['threads']}": None for one in machines}
-    how = {record["cost"]["train"]["how"]: None for way in ways for record in way.records}
+    how = {record["cost"]["train"]["how"]: None for record in made}
     return f"{'; '.join(places)}; energy: {', '.join(how)}"
 
 

@@ -62,6 +62,22 @@ def test_a_seed_pays_for_every_run_also_for_those_that_are_not_kept():
         assert cost.co2e_g == pytest.approx(0.2)
 
 
+def test_earlier_runs_are_paid_for_and_never_kept():
+    teacher = record(0, None, val=1.0, loss=0.0, test=1.0, seconds=5.0, kwh=4e-3)
+    taught = Procedure(GRID.label, GRID.role, GRID.records, before=((teacher,), (teacher,)))
+    assert taught.kept() == GRID.kept() and taught.scores().tolist() == GRID.scores().tolist()
+    assert (taught.runs, taught.flops(), taught.flops(backward=False)) == (3, 90, 30)
+    assert [(cost.seconds, cost.energy_kwh) for cost in taught.costs()] == [(9.0, 6e-3)] * 2
+    unseen = {**teacher, "cost": {"train": carbon.Cost(1.0, {"cpu": carbon.Reading(None, "not seen")}).to_dict()}}
+    assert "not seen" in made_on([Procedure("x", "no KD", GRID.records, before=((unseen,), (unseen,)))])
+
+
+@pytest.mark.parametrize("before", [((),), ((GRID.records[0],), ())])
+def test_earlier_runs_must_be_equally_many_for_every_seed(before):
+    with pytest.raises(ValueError, match="equally many earlier runs for each of 2 seeds"):
+        Procedure("grid", "KD tuned tau", GRID.records, before=before)
+
+
 def test_energy_that_was_not_seen_stays_not_seen():
     alone = Procedure("alone", "no KD", (record(0, 2, 0.5, 0.5, 0.5, kwh=None),))
     assert alone.costs()[0].energy_kwh is None and alone.costs()[0].seconds == 2.0

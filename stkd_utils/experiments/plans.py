@@ -46,6 +46,16 @@ class Run:
         empty = {name: "" for name in ("precision", "recall", "f1")}  # a class may be called 7, or None
         return pd.read_csv(path, dtype={"class": str}, keep_default_na=False, na_values=empty)
 
+    @property
+    def before(self):
+        """The records of the runs that this one builds on, a tuple: the one that taught it, the one it began from.
+
+        Introduced in notebook 07. Raises ledger.LedgerError where one is not in the same folder of runs any more.
+        """
+        ids = (self.record["teacher_id"], self.record["initial"])
+        wanted = (name for name in ids if name not in (None, "scratch", "imagenet"))
+        return tuple(ledger.read(self.folder.parent / name / "record.json") for name in wanted)
+
     def model(self, epoch="chosen", device="cpu"):
         """The trained network, in evaluation mode; ``epoch`` is "chosen" (by validation) or "last"."""
         saved = torch.load(self.folder / "weights.pt", map_location=device, weights_only=True)
