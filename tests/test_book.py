@@ -32,7 +32,7 @@ HOSTS = {
     "www.mathjax.org", "d2l.ai", "docs.pytorch.org", "openintro-ims.netlify.app", "pandas.pydata.org", "figshare.com",
 }  # fmt: skip
 # Repositories that are spoken of and are not this one.
-OTHERS = {"King-Rafat/STKD_CFMitigation", "saintslab/carbontracker"}
+OTHERS = {"King-Rafat/STKD_CFMitigation", "saintslab/carbontracker", "yuanli2333/Teacher-free-Knowledge-Distillation"}
 
 pytestmark = pytest.mark.timeout(1800)  # the first test that needs the pages may have to build them
 
