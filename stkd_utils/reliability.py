@@ -26,7 +26,7 @@ def reliability_panels(table, columns=2):
         _panel(ax, label, bins)
     for ax in axes.flat[len(groups) :]:
         ax.set_visible(False)
-    axes[0, 0].set(xlim=(0, 104), ylim=(0, 104), xticks=[0, 50, 100], yticks=[0, 50, 100])
+    axes[0, 0].set(xlim=(0, 104), ylim=(-4, 104), xticks=[0, 50, 100], yticks=[0, 50, 100])
     figure.supxlabel("Confidence (%)", fontsize="medium")
     figure.supylabel("Accuracy (%)", fontsize="medium")
     return figure
@@ -47,7 +47,7 @@ def _panel(ax, label, bins):
     gap = (share * (bins["accuracy"] - bins["confidence"]).abs()).sum()
     ax.plot([0, 100], [0, 100], color="#555555", linewidth=1, dashes=(3, 2), zorder=1)
     ax.vlines(100 * bins["confidence"], 100 * low, 100 * high, color=colour, linewidth=1.2, alpha=0.7)
-    sizes = 12 + 150 * share
-    ax.scatter(100 * bins["confidence"], 100 * bins["accuracy"], sizes, color=colour, marker=marker, edgecolor="white")
+    sizes = 20 + 140 * share
+    ax.scatter(100 * bins["confidence"], 100 * bins["accuracy"], sizes, color=colour, marker=marker, linewidth=0)
     ax.set_title(label, color=colour, fontsize="medium")
-    ax.text(0.04, 0.97, f"gap {100 * gap:.1f}", transform=ax.transAxes, va="top", color=colour)
+    ax.text(0.97, 0.06, f"gap {100 * gap:.1f}", transform=ax.transAxes, ha="right", color=colour)

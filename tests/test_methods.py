@@ -150,8 +150,18 @@ def test_double_training_begins_with_the_chosen_weights_of_its_own_seeds_run_and
     begun = experiments.Run(runs / first["id"], first, False).model("chosen")
     assert run.record["init_checksum"] == recording.checksum(begun) != first["init_checksum"]
     assert first["cost"]["train"]["seconds"] > 0 and run.record["teacher_id"] is None
+    assert run.before == (first,), "what the bill of double training has to add"
     longer = experiments.run("digits/mobilenetv2-double", 1, runs=runs, **{**options, "train_limit": 96})
     assert longer.record["initial"] != run.record["initial"], "it began with a run on other images"
+
+
+def test_a_run_names_what_it_builds_on_and_says_when_that_is_gone(runs, tmp_path):
+    run = experiments.run(KD, 1, runs=runs, **{**TINY, "epochs": 2, "batch_size": 32}, teacher_stop_after=1)
+    (teacher,) = run.before
+    assert teacher["id"] == run.record["teacher_id"] and teacher["asked"]["stop_after"] == 1
+    assert experiments.Run(runs / teacher["id"], teacher, False).before == ()
+    with pytest.raises(ledger.LedgerError, match="record.json: No such file"):
+        _ = experiments.Run(tmp_path / "moved", run.record, False).before
 
 
 def test_double_training_of_another_first_run_is_another_run():
