@@ -205,7 +205,8 @@ for ax, form in zip(axes, ("published", "as coded"), strict=True):
     ax.set_xticklabels(["1", "10", "100"])
     ax.set_title(form, fontsize="medium")
 axes[0].axhline(99, color=colour, alpha=0.25, linewidth=5)
-axes[0].set(ylabel="Right class (%)", yticks=[0.1, 1, 10, 100], yticklabels=["0.1", "1", "10", "100"])
+axes[0].set(ylabel="Right class (%)", yticks=[0.1, 1, 10, 100], yticklabels=["0.1", "1", "10", "100"]);
+
 # %% [markdown]
 # On the right, $\tau$ has little left to do: a softmax of probabilities is near its floor at $\tau = 1$ already.
 # On the left, the fall of the target is met by an equal fall on the student's side.
