@@ -231,7 +231,7 @@ def disguise(classes, tau, *, hard_weight, reg_weight, correct_prob=0.99, reg_mu
     """Weight W and smoothing of the label smoothing that the coded form is."""
     c = reg_weight * reg_multiplier / classes
     others = (1 - softened_target("as coded", classes, tau)) / (classes - 1)
-    return hard_weight + c, c * classes * others / (hard_weight + c);
+    return hard_weight + c, c * classes * others / (hard_weight + c)
 
 
 draw, rows = torch.Generator().manual_seed(0), []
