@@ -77,7 +77,7 @@ def frozen(model, precision, device):
 def compile_in_place(model, device):
     """Let PyTorch compile what ``model`` computes, forward and backward; it stays the same module with its weights.
 
-    On a GPU the kernels of a step are captured as one CUDA graph, so that Python no longer starts each of them. The
+    On a GPU the kernels of each pass are captured as a CUDA graph, so that Python no longer starts each of them. The
     first batch of each mode and shape takes seconds on a GPU and minutes on a CPU, which the meter sees as part of the
     training. Compiled arithmetic rounds differently. Needs a compiler: Triton on a GPU, C++ on a CPU. Introduced in
     notebook 09.

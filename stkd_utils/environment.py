@@ -17,7 +17,7 @@ PACKAGES = (
 NOT_RESULTS = {
     "__main__.py", "notebooks.py", "plots.py", "slider.py", "stats.py", "progress.py", "receipt.py", "ledger.py",
     "ledger_files.py", "record.schema.json", "procedures.py", "tables.py", "profiling.py", "experiments/profiles.json",
-    "detection/pictures.py", "scalars.py", "catalogue.py", "inference.py", "quantise.py",
+    "detection/pictures.py", "scalars.py", "catalogue.py", "inference.py", "quantise.py", "reliability.py",
 }  # fmt: skip
 
 

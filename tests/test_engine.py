@@ -219,7 +219,7 @@ def test_compiling_is_a_switch_that_leaves_run_ids_and_answers_alone(monkeypatch
     torch.compiler.reset()
 
 
-def test_on_a_gpu_a_compiled_step_is_one_graph(monkeypatch):
+def test_on_a_gpu_compiling_asks_for_graphs(monkeypatch):
     modes = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: modes.append(mode))
     engine.compile_in_place(torch.nn.Linear(1, 1), "cuda:0")

@@ -33,6 +33,16 @@ def test_trap_S11_every_experiment_file_is_valid_and_named_after_what_it_says(na
     assert rest.removeprefix(f"{pair}-") in NAMES_OF.get(one["method"], (one["method"],))
 
 
+@pytest.mark.parametrize("name, overrides", [
+    ("digits/resnet18-mobilenetv2-stochastic", {"tau_low": 2.5}),
+    ("digits/resnet18-mobilenetv2-crd-stochastic", {"tau_policy": "stochastic", "tau_low": 0.05, "tau_high": 0.1}),
+    ("digits/resnet18-mobilenetv2-kd", {"tau": float("inf")}),
+])  # fmt: skip
+def test_temperatures_that_a_policy_refuses_are_one_sentence_before_anything_is_trained(name, overrides):
+    with pytest.raises(experiments.ExperimentError, match="tau"):
+        experiments.resolve(name, overrides)
+
+
 def test_data_sets_carry_the_same_names():
     datasets = "digits", "cifar10", "cifar100", "tinyimagenet"
     of = {d: {n.split("/")[1] for n in experiments.names() if n.startswith(f"{d}/")} for d in datasets}

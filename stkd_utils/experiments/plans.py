@@ -27,7 +27,7 @@ class Run:
 
     @property
     def taus(self):
-        """The temperatures drawn, one per batch: a DataFrame with ``step`` and ``tau``; empty without a teacher."""
+        """The temperatures drawn, one per batch: a DataFrame with ``step`` and ``tau``; empty without a temperature."""
         return pd.read_csv(self.folder / "taus.csv")
 
     @property

@@ -127,9 +127,19 @@ def validate(settings, file):
         raise ExperimentError(
             f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}."
         )
+    _check_policy(settings, file)
     stop = settings.get("stop_after")
     if stop is not None and stop >= settings["epochs"]:
         raise ExperimentError(f"{file}: 'stop_after' must be below 'epochs', {settings['epochs']}; got {stop}.")
+
+
+def _check_policy(settings, file):
+    """Let the temperature policy itself judge its temperatures, now and not after the teacher was trained."""
+    if tasks.method(settings).temperature:
+        try:
+            temperature.build(settings["tau_policy"], seed=0, **{key: settings[key] for key in TAU if key in settings})
+        except ValueError as error:
+            raise ExperimentError(f"{file}: {error}") from error
 
 
 def digest(settings):
