@@ -55,6 +55,11 @@ class Contrast(Objective):
         self.banks = Banks(self._student.size, self._teacher.size, labels, crd_negatives, seed).to(labels.device)
         self.module, self.macs = beside(policy, banks=self.banks), self.banks.macs
 
+    @property
+    def macs_backward(self):
+        """MACs of one image's backward pass through the `Banks`."""
+        return self.banks.macs_backward
+
     def terms(self, batch, logits_s):
         """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes), which the student has just answered."""
         hard = self.hard_weight * losses.cross_entropy(logits_s, batch.labels)["hard"]
@@ -129,6 +134,11 @@ class Banks(torch.nn.Module):
     def macs(self):
         """MACs of one image's forward pass: two embeddings, and two products with a whole bank."""
         return self.embed_s.weight.numel() + self.embed_t.weight.numel() + self.bank_s.numel() + self.bank_t.numel()
+
+    @property
+    def macs_backward(self):
+        """MACs of one image's backward pass: banks and the teacher's features need no gradient, so one product each."""
+        return self.macs + self.embed_s.weight.numel()
 
     def negatives(self, labels):
         """Positions int64 (N, negatives) in the training split, of images of other classes than ``labels`` (N,)."""

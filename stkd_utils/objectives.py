@@ -61,7 +61,8 @@ class Objective:
     policy : a temperature policy, drawn once per batch, the same value for teacher and student; or None.
     settings : what ``loss`` takes by name, such as the weights of its terms.
     module : a torch.nn.Module with what learns beside the student or has a state of its own, or None.
-    macs : forward MACs of one image through those networks of ``module`` that learn from every image.
+    macs : forward MACs of one image through what of ``module`` looks at every image; ``macs_backward`` those of the way
+        back, twice as many for a network that learns.
     networks : those of them that do the student's task and are judged beside it, a dict by name.
     """
 
@@ -80,6 +81,11 @@ class Objective:
     def module(self):
         """What learns beside the student: a learnable temperature, or nothing."""
         return self.policy.module if self.policy else None
+
+    @property
+    def macs_backward(self):
+        """MACs of one image's backward pass through what ``macs`` counts: gradients of weights and of inputs."""
+        return 2 * self.macs
 
     def terms(self, batch, logits_s):
         """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""

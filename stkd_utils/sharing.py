@@ -9,10 +9,10 @@ from . import carbon
 def split(trainers):
     """What part of a pass each trainer is: a dict each with "share", "teacher" and "of".
 
-    "share" goes by counted FLOPs: three passes of its own network (forward, and twice that backward), three of what its
-    objective trains beside it (``objective.macs`` of one image), and its part of the teacher's forward pass, "teacher":
-    1 for a student that has its teacher alone, 1/k where k students share it, less where answers were stored. "of"
-    names all runs in the pass. The shares sum to 1. Introduced in notebook 09.
+    "share" goes by counted FLOPs: three passes of its own network (forward, and twice that backward), those of what its
+    objective trains beside it (``objective.macs`` and ``macs_backward`` of one image), and its part of the teacher's
+    forward pass, "teacher": 1 for a student that has its teacher alone, 1/k where k students share it, less where
+    answers were stored. "of" names all runs in the pass. The shares sum to 1. Introduced in notebook 09.
     """
     teachers = [trainer.objective.teacher for trainer in trainers]
     computed = {id(teacher): teacher.computed() for teacher in teachers if teacher}
@@ -21,9 +21,14 @@ def split(trainers):
     ]
     work = [1.0]
     if len(trainers) > 1:
-        work = [3 * (t.macs[0] + t.objective.macs) + part * t.macs[1] for t, part in zip(trainers, parts, strict=True)]
+        work = [_trained(t) + part * t.macs[1] for t, part in zip(trainers, parts, strict=True)]
     names = [trainer.name for trainer in trainers]
     return [{"share": w / sum(work), "teacher": part, "of": names} for w, part in zip(work, parts, strict=True)]
+
+
+def _trained(trainer):
+    """MACs of one image in all that the trainer trains, forward and backward."""
+    return 3 * trainer.macs[0] + trainer.objective.macs + trainer.objective.macs_backward
 
 
 @contextmanager

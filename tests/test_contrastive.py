@@ -378,3 +378,4 @@ def test_on_a_gpu_the_negatives_are_those_of_the_cpu():
 def test_its_work_is_counted():
     module = banks(inputs=(3, 4), labels=LABELS)
     assert module.macs == contrastive.SIZE * (3 + 4 + 2 * len(LABELS))
+    assert module.macs_backward == contrastive.SIZE * (2 * 3 + 4 + 2 * len(LABELS))

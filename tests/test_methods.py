@@ -241,7 +241,7 @@ def test_peers_that_are_trained_cost_three_passes(digits):
     many, one = recording.counted(peers), recording.counted(alone)
     assert many["flops_forward_backward"] == 5 * one["flops_forward_backward"]
     assert many["flops_forward"] == 5 * one["flops_forward"]
-    assert many["macs_peers"] == 4 and "macs_peers" not in one
+    assert many["macs_beside"] == 4 and "macs_beside" not in one
     assert [part["share"] for part in split([peers, alone])] == pytest.approx([5 / 6, 1 / 6])
 
 

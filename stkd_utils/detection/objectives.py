@@ -19,7 +19,7 @@ class Supervised:
     priors: torch.Tensor
     match_iou: float = 0.5
     policy = teacher = module = None
-    macs, networks = 0, MappingProxyType({})
+    macs, macs_backward, networks = 0, 0, MappingProxyType({})
 
     def terms(self, batch, outputs_s):
         """Named loss terms of one `data.Batch`; ``outputs_s`` (N, P, classes + 5)."""
@@ -40,7 +40,7 @@ class Distillation:
     policy: object
     weights: dict
     match_iou: float = 0.5
-    macs, networks = 0, MappingProxyType({})
+    macs, macs_backward, networks = 0, 0, MappingProxyType({})
 
     @property
     def module(self):

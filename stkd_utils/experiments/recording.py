@@ -60,16 +60,18 @@ def counted(trainer):
     """The field "compute" of a record: what the run did itself, with all it trained, and its part of the teacher."""
     student, teacher = trainer.macs
     images, parts = len(trainer.dataset.train), trainer.fit_state.parts
-    peers = trainer.objective.macs
-    own = {"student_macs": student + peers, "images": images, "epochs": len(parts)}
+    beside, back = trainer.objective.macs, trainer.objective.macs_backward
+    own = {"student_macs": student, "images": images, "epochs": len(parts)}
     teaching = compute.flops(teacher) * images * sum(part["teacher"] for part in parts)
+    forward = teaching + compute.flops(beside) * images * len(parts)
+    both = forward + compute.flops(back) * images * len(parts)
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "macs_student": student,
         "macs_teacher": teacher if trainer.objective.teacher else None,
-        **({"macs_peers": peers} if peers else {}),
-        "flops_forward": round(compute.run_flops(**own) + teaching),
-        "flops_forward_backward": round(compute.run_flops(**own, backward=True) + teaching),
+        **({"macs_beside": beside} if beside else {}),
+        "flops_forward": round(compute.run_flops(**own) + forward),
+        "flops_forward_backward": round(compute.run_flops(**own, backward=True) + both),
     }
 
 
