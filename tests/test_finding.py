@@ -101,6 +101,12 @@ def test_verdicts_are_sentences_computed_from_the_runs(filled):
     assert "τ = 20" in second and "74.0 %" in second and "**not decided (no spread)**" in second
 
 
+def test_a_run_with_a_seed_that_the_rival_lacks_does_not_enter_the_finding(filled):
+    before = finding.headline()
+    ledger.append([record("digits/mobilenetv2-base", 7, 0.10, None, None, id="teacher of itself")])
+    assert finding.headline() == before
+
+
 def test_verdicts_without_rows_say_so(tmp_path, monkeypatch):
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     assert finding.verdicts() == finding.NOT_RUN

@@ -50,7 +50,15 @@ def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilen
     if grid is None or rival is None:
         return []
     fixed = [_at(grid, tau) for tau in (4, 20)]
-    return [way for way in (alone, *fixed, grid, rival) if way]
+    return [kept for way in (alone, *fixed, grid, rival) if (kept := paired(way, rival))]
+
+
+def paired(way, rival):
+    """The `Procedure` with those runs of ``way`` whose seeds ``rival`` has too: a network may have been trained with
+    another seed as somebody's teacher. None where there are none.
+    """
+    found = tuple(record for record in way.records if record["seed"] in rival.seeds) if way else ()
+    return Procedure(way.label, way.role, found) if found else None
 
 
 def _asked(name, profile):

@@ -1,6 +1,6 @@
 """Every way of training, beside each other: what it reached on the digits, what a run costs, which test proves it."""
 
-from finding import ROOT, _asked, _markdown, records
+from finding import ROOT, _asked, _markdown, paired, records
 
 from stkd_utils import experiments, stats
 from stkd_utils.experiments import tasks
@@ -59,6 +59,7 @@ def _line(method, name, known, reference):
     proof = f"`{file}`: {test.removeprefix('test_').replace('_', ' ')}"
     who = f"{method}: `{name.split('/')[1]}`"
     runs = _runs(known, name)
+    runs = paired(runs, reference) if runs and reference else runs
     if runs is None:
         return [who, tau, "not run", "", proof]
     n = len(runs.seeds)
