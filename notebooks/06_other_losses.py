@@ -69,7 +69,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from stkd_utils import carbon, checkpoint, data, experiments, ledger, losses, plots, stats
+from stkd_utils import carbon, checkpoint, data, experiments, ledger, losses, plots, stats, temperature
 from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.tables import table
@@ -355,7 +355,7 @@ Markdown("Beside the other, minus alone, paired by seed:\n\n" + "\n".join(lines)
 #
 # $$\tau = \tau_{\text{low}} + (\tau_{\text{high}} - \tau_{\text{low}})\,\sigma(p), \qquad p \leftarrow p + \lambda\,\eta\,\frac{\partial L}{\partial p}$$
 #
-# The strength λ rises from 0 to 1 over the first ten epochs (momentum and weight decay are left out of the formula).
+# The strength λ rises from 0 towards 1, by the clock of CTKD's code and not by the length of the run (momentum and weight decay are left out of the formula).
 # One run, like the random way, and one number more to learn: a temperature that follows the student in place of one that ignores it.
 
 # %% mystnb={"image": {"alt": "Temperature over training steps: a cloud of dots for the draws of the stochastic run, and one line for each seed for the temperature that was learnt."}, "figure": {"caption": "\u03c4 over the steps: drawn (dots, one run) and learnt (lines, one a seed).", "name": "figure-path"}}
@@ -372,10 +372,11 @@ ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False);
 
 # %% tags=["hide-input"]
 ends = [path.iloc[-1] for path in paths]
-drawn = drawn_runs[0].taus["tau"]
+drawn, epochs = drawn_runs[0].taus["tau"], learnt_runs[0].record["asked"]["epochs"]
 Markdown(
     f"The learnt τ begins at {paths[0].iloc[0]:.1f} and ends between {min(ends):.1f} and {max(ends):.1f} "
-    f"after {len(paths[0])} steps in {learnt_runs[0].record['asked']['epochs']} epochs. "
+    f"after {len(paths[0])} steps in {epochs} epochs; "
+    f"in the last one λ was {temperature.reversal(epochs):.2f}. "
     f"The drawn one has the mean {drawn.mean():.1f} and a standard deviation of {drawn.std():.1f}."
 )
 

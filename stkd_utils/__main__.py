@@ -159,11 +159,12 @@ def _say_scalars(asked):
 
 
 def _setting(text):
-    from .experiments import ExperimentError
+    from .experiments import ExperimentError, settings
 
     key, equals, value = text.partition("=")
     if not equals:
         raise ExperimentError(f"--set takes KEY=VALUE; got '{text}'.")
+    settings.check_key(key, "--set")
     return key, _value(value)
 
 

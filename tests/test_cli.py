@@ -56,6 +56,13 @@ def test_list_keeps_what_fits_every_filter(words, wanted, capsys):
     assert names == fitting and 0 < len(names) < len(experiments.names())
 
 
+@pytest.mark.parametrize("setting", ["seed=4", "profile=gpu", "taw=3"])
+def test_set_takes_keys_of_experiments_only(setting, capsys):
+    assert main(["run", "digits/resnet18-mobilenetv2-kd", "--set", setting]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"--set: unknown key '{setting.split('=')[0]}'") and said.count("\n") == 1
+
+
 def test_a_file_that_cannot_be_read_is_named_by_list(tmp_path, monkeypatch, capsys):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "broken.json").write_text("{")

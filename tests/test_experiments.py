@@ -13,6 +13,7 @@ STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
 # what the last part of a name says, where it is not the method
 NAMES_OF = {
     "kd": ("kd", "stochastic", "learnable", "defective"), "kd-standardised": ("standardised",), "tfkd-self": ("self",),
+    "kd-element-mean": ("element-mean",),
     "kd-rectified-teacher": ("rectified-teacher",), "kd-rectified-student": ("rectified-student",),
     "tfkd-reg": ("reg",), "tfkd-reg-as-coded": ("reg-as-coded",), "tfkd-combined": ("combined",),
     "label-smoothing": ("smoothing",), "dml": ("dml", "dml-stochastic"), "crd": ("crd", "crd-stochastic"),

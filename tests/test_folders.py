@@ -129,7 +129,7 @@ WRONG = {
 def test_what_is_wrong_is_one_sentence_before_training(root, tmp_path, wrong):
     damage, said = WRONG[wrong]
     damage(root / "flowers")
-    with pytest.raises(ExperimentError, match=re.escape(said)) as told:
+    with pytest.raises((data.DataError, ExperimentError), match=re.escape(said)) as told:
         experiments.run("digits/resnet18-base", runs=tmp_path / "runs", dataset="folder", progress="none", **PLAIN)
     assert "\n" not in str(told.value) and not list((tmp_path / "runs").rglob("*.pt"))
 

@@ -22,6 +22,7 @@ def test_that_test_is_there(file, test):
 def test_every_experiment_of_the_student_on_digits_has_a_row():
     names = {name for _, name in methods.listed()}
     digits = [name for name in experiments.names() if name.startswith("digits/")]
+    assert {method for method, _ in methods.listed()} == set(METHODS)
     assert names == {name for name in digits if experiments.load(name)["model"] == methods.STUDENT}
 
 

@@ -82,6 +82,8 @@ def dataset(asked, device):
 def _dataset(name, root, device, **options):
     try:
         found = data.load(name, root=root, device=device, **options)
+    except data.DataError:
+        raise
     except ValueError as error:
         raise ExperimentError(str(error)) from error
     if not len(found.val):

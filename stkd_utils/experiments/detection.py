@@ -4,6 +4,7 @@ import os
 from functools import lru_cache
 
 from .. import detection
+from ..data import DataError
 from . import valid
 from .methods import Method
 from .valid import ExperimentError
@@ -39,6 +40,8 @@ def dataset(asked, device):
 def _dataset(name, root, device, **options):
     try:
         found = detection.load(name, root=root, device=device, **options)
+    except DataError:
+        raise
     except ValueError as error:
         raise ExperimentError(str(error)) from error
     for part, split in (("val", found.val), ("test", found.test)):

@@ -88,8 +88,7 @@ def resolve(name, overrides):
     """
     settings = load(name)
     for key in overrides:
-        if key not in KEYS:
-            raise ExperimentError(f"{name}: unknown key '{key}'{_nearest(key, KEYS)}")
+        check_key(key, name)
     if "tau_policy" in overrides:
         kept = _tau_keys(overrides)
         settings = {key: value for key, value in settings.items() if key not in TAU or key in kept}
@@ -100,13 +99,18 @@ def resolve(name, overrides):
     return {**{key: defaults[key] for key in _read(settings) if key in defaults}, **settings}
 
 
+def check_key(key, where):
+    """Raise ExperimentError, which says ``where``, if no experiment has the ``key``."""
+    if key not in KEYS:
+        raise ExperimentError(f"{where}: unknown key '{key}'{_nearest(key, KEYS)}")
+
+
 def validate(settings, file):
     """Raise ExperimentError if a key of ``settings`` is unknown, missing, unused or has a value that is not valid."""
     if not isinstance(settings, dict):
         raise ExperimentError(f"{file}: an experiment is one flat object of keys and values.")
     for key in settings:
-        if key not in KEYS:
-            raise ExperimentError(f"{file}: unknown key '{key}'{_nearest(key, KEYS)}")
+        check_key(key, file)
     needed, known_keys, defaults = _read(settings), keys(settings), _defaults(settings)
     for key, value in settings.items():  # before what is missing or unused: some values decide which keys are read
         test, valid = known_keys.get(key, (lambda _: True, ""))
