@@ -583,7 +583,7 @@ print(f"at most about {duration(cost['seconds'])} of training, {energy}")
 # %% [markdown]
 # ## Next
 #
-# [The footprint after training](08_inference_footprint.ipynb) asks what an answer of teacher and student costs, and when the student has paid for its training.
+# [Teacher-free](07_teacher_free.ipynb) asks what is left when nobody teaches, and what a temperature still does there.
 # [How this book was made](../book/made.md) says what executing these pages took.
 #
 # ## References

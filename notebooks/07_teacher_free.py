@@ -559,7 +559,7 @@ print(f"about {duration(cost['seconds'])} of training, {energy}, for each seed")
 # %% [markdown]
 # ## Next
 #
-# [The frugal engine](09_frugal_engine.ipynb) asks where the joules of a step go, whoever teaches.
+# [The footprint after training](08_inference_footprint.ipynb) asks what an answer of teacher and student costs, and when the student has paid for its training.
 # [How this book was made](../book/made.md) says what executing these pages took; the [ledger](../book/ledger.md) has every run.
 #
 # ## References
