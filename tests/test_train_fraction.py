@@ -83,7 +83,7 @@ def test_detectors_have_no_such_key():
 
 
 def test_what_leaves_a_class_empty_is_refused_before_training(tmp_path):
-    with pytest.raises(ExperimentError, match="none of the class"):
+    with pytest.raises(data.DataError, match="none of the class"):
         experiments.run("digits/resnet18-base", runs=tmp_path, train_fraction=0.004, val_limit=32, progress="none")
     assert not list(tmp_path.rglob("checkpoint.pt"))
 

@@ -25,7 +25,7 @@ def run(
     that ``stop_after`` ended earlier, continued; the teacher is trained first if it has to be. ``progress`` is "bar",
     "lines" or "none"; ``intensity`` (g/kWh, a name or a `carbon.Intensity`) is how energy becomes CO2e;
     ``tensorboard`` writes scalars into a folder of that name in each run's own, also its teacher's. Raises
-    ExperimentError for settings that are not valid, data.DataNotFound when the data set is not there,
+    ExperimentError for settings that are not valid, data.DataError for data that are not there, damaged or too few,
     training.Diverged when the loss is no longer a number, scalars.TensorBoardMissing.
     """
     options = {"runs": runs, "progress": progress, "intensity": intensity, "save_seconds": save_seconds}
