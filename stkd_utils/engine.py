@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch.fx.experimental.optimization import fuse
 from torch.overrides import TorchFunctionMode
 
@@ -42,25 +43,38 @@ def autocast(device, precision):
     """A context in which a network on ``device`` trains in ``precision``; in float32 it changes nothing.
 
     Weights, gradients and batch statistics stay float32; convolutions and matrix products run in bfloat16, and so
-    do the logits: make them float32 before the loss. On a CPU a depthwise convolution with a stride is computed without
-    it and then thinned out, because its own bfloat16 gradient has no fast kernel: it takes 10 to 100 times as long.
-    Raises ValueError as `resolve`. Introduced in notebook 09.
+    do the logits: make them float32 before the loss. On a CPU two kinds of depthwise convolution take another way to
+    the same answer, because the gradient of the plain one has no fast kernel and takes 10 to 100 times as long: on a
+    map smaller than the kernel, and in bfloat16 with a stride. Raises ValueError as `resolve`. Introduced in notebook
+    09.
     """
     kind, low = torch.device(device).type, resolve(precision, device) == "bfloat16"
-    strides = _SlicedStrides() if low and kind == "cpu" else nullcontext()
-    with torch.autocast(kind, dtype=torch.bfloat16, enabled=low), strides:
+    detours = _Depthwise(thinned=low) if kind == "cpu" else nullcontext()
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=low), detours:
         yield
 
 
-class _SlicedStrides(TorchFunctionMode):
-    """Computes a depthwise convolution that has a stride without it, and takes every second pixel (of stride 2)."""
+class _Depthwise(TorchFunctionMode):
+    """Pads a map that is smaller than its depthwise kernel before the convolution, which then has no padding left.
+
+    Where ``thinned``, a convolution with a stride is computed without it, and every second pixel taken (of stride 2).
+    """
+
+    def __init__(self, thinned):
+        super().__init__()
+        self.thinned = thinned
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         # the seven arguments that torch.nn.Conv2d gives: images, weight, bias, stride, padding, dilation, groups
-        if func is torch.conv2d and len(args) == 7 and args[6] > 1 and max(args[3]) > 1:
-            down, across = args[3]
-            maps = func(*args[:3], (1, 1), *args[4:])
-            return maps[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
+        if func is torch.conv2d and len(args) == 7 and args[6] > 1 and args[6] == args[0].shape[1]:
+            images, weight, bias, stride, padding, dilation, groups = args
+            if not isinstance(padding, str) and min(images.shape[-2:]) < max(weight.shape[-2:]) and max(padding) > 0:
+                images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
+                padding = (0, 0)
+            if not self.thinned or max(stride) == 1:
+                return func(images, weight, bias, stride, padding, dilation, groups)
+            maps = func(images, weight, bias, (1, 1), padding, dilation, groups)
+            return maps[:, :, :: stride[0], :: stride[1]].contiguous(memory_format=torch.channels_last)
         return func(*args, **(kwargs or {}))
 
 

@@ -1,5 +1,6 @@
 """The fast teacher gives the teacher's logits, precision is a switch, and nothing that was given is changed."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -148,14 +149,16 @@ def test_autocast_in_float32_changes_nothing():
 
 
 class Convolutions(TorchDispatchMode):
-    """Notes (groups, stride, type) of every convolution whose gradient is computed."""
+    """Notes (groups, stride, type) of every convolution whose gradient is computed, and the smallest padded map."""
 
     def __init__(self):
         super().__init__()
-        self.seen = set()
+        self.seen, self.padded = set(), set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.convolution_backward.default:
+            if args[9] > 1 and max(args[5]) > 0:
+                self.padded.add(min(args[1].shape[2:]))
             self.seen.add((args[9] > 1, args[4][0], args[1].dtype))
         return func(*args, **(kwargs or {}))
 
@@ -168,6 +171,44 @@ def test_the_gradient_without_a_fast_kernel_is_avoided(name):
     with Convolutions() as convolutions:
         logits.float().square().sum().backward()
     assert convolutions.seen == {(depthwise, 1, torch.bfloat16) for depthwise in (False, True)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_depthwise_gradient_is_taken_of_a_map_smaller_than_the_kernel(precision):
+    model = models.build("mobilenetv2", 10, channels=1, width=0.25, depth=0.25, seed=0)
+    plain, ours = Convolutions(), Convolutions()
+    for convolutions, way in ((plain, nullcontext()), (ours, engine.autocast("cpu", precision))):
+        with way:
+            logits = model(images()[:, :1, :8, :8])
+        with convolutions:
+            logits.float().square().sum().backward()
+    assert min(plain.padded) == 2 and min(ours.padded) == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"kernel_size": 5, "padding": 2}, {"padding": (1, 0)}])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 3), (3, 3), (2, 7)])
+def test_a_map_padded_first_has_the_same_convolution_and_gradients(size, options):
+    options = {"kernel_size": 3, "padding": 1} | options
+    layer = nn.Conv2d(8, 8, groups=8, **options)
+    maps = torch.randn(4, 8, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    if any(side + 2 * pad < options["kernel_size"] for side, pad in zip(size, layer.padding, strict=True)):
+        pytest.skip("too small a map for this kernel")
+    wanted = layer(maps)
+    with engine.autocast("cpu", "float32"):
+        found = layer(maps)
+    torch.testing.assert_close(found, wanted)
+    gradients = (torch.autograd.grad(out.square().sum(), [maps, *layer.parameters()]) for out in (found, wanted))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(8, 8, 3, padding="same", groups=8), nn.Conv2d(8, 16, 3, padding=1, groups=2)]
+)
+def test_other_grouped_convolutions_are_left_alone(layer):
+    maps = torch.randn(2, 8, 2, 2, generator=torch.Generator().manual_seed(0))
+    wanted = layer(maps)
+    with engine.autocast("cpu", "float32"):
+        torch.testing.assert_close(layer(maps), wanted)
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 2), (7, 2), (9, 3), (8, (2, 1))])
