@@ -13,7 +13,7 @@ def test_every_method_names_the_test_that_proves_it():
     assert set(methods.PROOFS) == set(METHODS)
 
 
-@pytest.mark.parametrize("file, test", sorted(set(methods.PROOFS.values())))
+@pytest.mark.parametrize("file, test", sorted({*methods.PROOFS.values(), methods.LEARNT}))
 def test_that_test_is_there(file, test):
     source = (methods.TESTS / f"{file}.py").read_text(encoding="utf-8")
     assert re.search(rf"^def {test}\(", source, re.MULTILINE)

@@ -31,6 +31,7 @@ PROOFS = {  # method: the file and the test that hold its formula to another way
     "crd": ("test_contrastive", "test_three_batches_equal_the_plain_loops"),
     "dml": ("test_mutual", "test_published_form_of_two_is_cross_entropy_plus_divergence_each"),
 }  # fmt: skip
+LEARNT = ("test_learnable", "test_the_gradient_of_p_is_turned_round_and_scaled_by_the_strength")
 
 
 def methods(_executed=None):
@@ -54,8 +55,7 @@ def _line(method, name, known, reference):
     asked = experiments.load(name)
     takes = "is what it draws" if asked.get("tau_policy", "").startswith("stochastic") else "possible"
     tau = takes if tasks.method(asked).temperature else "has no τ"
-    runs = _runs(known, name)
-    file, test = PROOFS[method]
+    file, test = LEARNT if asked.get("tau_policy") == "learnable" else PROOFS[method]
     proof = f"`{file}`: {test.removeprefix('test_').replace('_', ' ')}"
     who = f"{method}: `{name.split('/')[1]}`"
     runs = _runs(known, name)
