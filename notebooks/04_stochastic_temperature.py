@@ -134,7 +134,8 @@ ax.bar(values, counts, color=colour, alpha=0.7)
 ax.axhline(expected, color="#222222", linewidth=1.2)
 look = {"color": "#222222", "alpha": 0.1, "linewidth": 0}
 ax.axhspan(max(0, expected - spread), expected + spread, **look)
-ax.set(xlabel="Temperature τ", ylabel="Batches", xticks=values[::3])
+ax.set(xlabel="Temperature τ", ylabel="Batches", xticks=values[::3]);
+
 # %% tags=["hide-input"]
 outside = int(((counts - expected).abs() > spread).sum())
 Markdown(
@@ -160,7 +161,10 @@ draw = torch.Generator().manual_seed(0)
 z_s, z_t = torch.randn(2, 64, 10, generator=draw)
 y = torch.randint(10, (64,), generator=draw)
 weights = {key: setting[key] for key in ("hard_weight", "soft_weight")}
-loss = {float(tau): losses.total(losses.hinton(z_s, 3 * z_t, y, float(tau), **weights)).item() for tau in values}
+loss = {
+    float(tau): losses.total(losses.hinton(z_s, 3 * z_t, y, float(tau), **weights)).item()
+    for tau in values
+}
 average = np.mean(list(loss.values()))
 sampler = build("stochastic", seed=0, **law)
 seen = np.array([loss[sampler.draw()] for _ in range(5000)])
@@ -173,7 +177,8 @@ ax.fill_between(steps, average - funnel, average + funnel, **look)
 ax.axhline(average, color="#222222", linewidth=1.2)
 ax.plot(steps, running, color=colour)
 ax.set(xlabel="Draws", ylabel="Loss (nats)", xscale="log", xlim=(1, len(seen)))
-ax.set(ylim=(average - 2 * funnel[9], average + 2 * funnel[9]))
+ax.set(ylim=(average - 2 * funnel[9], average + 2 * funnel[9]));
+
 # %% tags=["hide-input"]
 middle = (low + high) / 2
 Markdown(
@@ -207,7 +212,10 @@ found = {
     ("KD, tuned τ", "KD tuned tau"): experiments.sweep(kd_name, tau=taus, **options),
     ("KD, stochastic τ", "stochastic tau"): stochastic_runs,
 }
-ways = {label: Procedure(label, role, tuple(run.record for run in runs)) for (label, role), runs in found.items()}
+ways = {
+    label: Procedure(label, role, tuple(run.record for run in runs))
+    for (label, role), runs in found.items()
+}
 stochastic, tuned = ways["KD, stochastic τ"], ways["KD, tuned τ"]
 
 # %% [markdown]
@@ -264,7 +272,6 @@ table(amounts, "The amounts behind it: mean over seeds")
 # Neither were the settings of the digits experiments: [chapter 2](02_teacher_training.ipynb) shows how validation chose them for students that learn alone.
 # Read the accuracies and the ratios as one statement: the first say what a procedure delivers, the second what it takes to have it delivered.
 
-
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each of the five ways to train the student."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval.", "name": "figure-ways"}}
 def rows_of(records_of):
     """The runs that ``records_of`` takes of each way, as tidy rows for a figure."""
@@ -273,10 +280,12 @@ def rows_of(records_of):
     return pd.concat(tables, ignore_index=True)
 
 
-plots.dots_with_intervals(rows_of(Procedure.kept))
+plots.dots_with_intervals(rows_of(Procedure.kept));
+
 # %% mystnb={"image": {"alt": "Horizontal bars of the whole cost of each way to train the student, divided into one segment for each run; the tuned way is as long as all runs of its grid together."}, "figure": {"caption": "What one student costs, one segment a run: mean over seeds, whisker: 95 % interval of the sum.", "name": "figure-costs"}}
 value = "energy_kwh" if metered == "kwh" else "seconds"
-plots.cost_bars(rows_of(lambda way: way.records), value=value)
+plots.cost_bars(rows_of(lambda way: way.records), value=value);
+
 # %% [markdown]
 # The two figures belong together: the upper one says what is bought, the lower one the price.
 # A long bar is worth its price where its dots lie clearly to the right; where the intervals overlap widely, these seeds do not show what the extra runs bought.
@@ -434,7 +443,6 @@ Markdown(
 # For $G$ students of $s$ MACs and a teacher of $t$ MACs, forward and backward, the ratio to one stochastic run is then
 #
 # $$\frac{3 G s + t}{3 s + t}$$
-
 
 # %%
 def shared(student, teacher, points):
