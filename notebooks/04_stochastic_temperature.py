@@ -377,18 +377,20 @@ Markdown(
 # The ledger keeps what the very same runs, with equal settings, seeds, images and starting weights, reached when an earlier state of it was trained:
 
 # %%
-repeats = pd.read_csv(ledger.folder() / "repeats.csv").pivot(index="id", columns="ledger", values="test_accuracy")
+repeats = pd.read_csv(ledger.folder() / "repeats.csv")
+repeats = repeats.pivot(index="id", columns="ledger", values="test_accuracy")
 rows, moved = [], []
 for label, way in ways.items():
     if way is tuned:
         continue
-    scores, earlier = way.scores(), repeats.reindex([record["id"] for record in way.kept()]).to_numpy()
+    scores = way.scores()
+    earlier = repeats.reindex([record["id"] for record in way.kept()]).to_numpy()
     changes = earlier - scores[:, None]
     moved += list(changes[np.isfinite(changes)])
-    means = (f"{100 * mean:.1f}".replace("nan", "–") for mean in (scores.mean(), *earlier.mean(axis=0)))
-    rows.append((label, *means))
-heads = ["way", "now, %", *(f"in {commit}, %" for commit in repeats)]
-table(pd.DataFrame(rows, columns=heads), "Mean test accuracy of the same seeds, by the commit of the ledger")
+    means = [scores.mean(), *earlier.mean(axis=0)]
+    rows.append((label, *(f"{100 * mean:.1f}".replace("nan", "–") for mean in means)))
+rows = pd.DataFrame(rows, columns=["way", "now, %", *(f"{commit}, %" for commit in repeats)])
+table(rows, "Mean test accuracy of equal seeds, by the ledger's commit")
 
 # %% tags=["hide-input"]
 far = f"{100 * np.sqrt(np.mean(np.square(moved))):.1f} points" if moved else "not known at this scale"
