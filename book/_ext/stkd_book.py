@@ -5,6 +5,7 @@ from pathlib import Path
 
 import finding
 import methods
+import networks
 import originals
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -13,7 +14,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 IMAGES = "_build/figures"
-TABLES = finding.TABLES | originals.TABLES | methods.TABLES
+TABLES = finding.TABLES | originals.TABLES | methods.TABLES | networks.TABLES
 
 
 def setup(app):
