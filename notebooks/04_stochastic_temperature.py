@@ -390,9 +390,7 @@ for label, way in ways.items():
     means = [scores.mean(), *earlier.mean(axis=0)]
     rows.append((label, *(f"{100 * mean:.1f}".replace("nan", "–") for mean in means)))
 rows = pd.DataFrame(rows, columns=["way", "now, %", *(f"{commit}, %" for commit in repeats)])
-table(rows, "Mean test accuracy of equal seeds, by the ledger's commit")
-
-# %% tags=["hide-input"]
+display(table(rows, "Mean test accuracy of equal seeds, by the ledger's commit"))
 far = f"{100 * np.sqrt(np.mean(np.square(moved))):.1f} points" if moved else "not known at this scale"
 Markdown(
     f"How far one and the same run moves, root of the mean square: **{far}** (n = {len(moved)} pairs). "

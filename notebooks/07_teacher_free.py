@@ -314,10 +314,9 @@ plan = {  # label: (look, experiment, changes, who teaches)
 
 # %%
 runs, ways = {}, {}
-for name, (role, experiment, changes, who) in plan.items():
+for name, (role, experiment, changes, _) in plan.items():
     for seed in scale.seeds:
-        own = {"teacher_seed": seed} if who == "itself" else {}
-        run = experiments.run(experiment, seed=seed, **options, **changes, **own)
+        run = experiments.run(experiment, seed=seed, **options, **changes)
         runs.setdefault(name, []).append(run)
     records, before = zip(*((run.record, run.before) for run in runs[name]), strict=True)
     ways[name] = Procedure(name, role, records, before=before)

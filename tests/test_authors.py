@@ -70,6 +70,8 @@ WRONG = {
     "unknown": (weights, "densenet121", 10, "fit resnet18, mobilenetv2, shufflenetv2; got 'densenet121'"),
     "empty": (dict, "resnet18", 10, "holds none of"),
     "no state": (lambda: None, "resnet18", 10, "no weights under 'state_dict'"),
+    "a number as name": (lambda: {0: torch.ones(3)}, "resnet18", 10, "no weights under 'state_dict'"),
+    "no classes": (lambda: {"fc.bias": torch.tensor(1.0)}, "shufflenetv2", 10, "holds none of resnet18"),
     "no tensors": (lambda: {"fc.bias": 3}, "resnet18", 10, "no weights under 'state_dict'"),
 }
 

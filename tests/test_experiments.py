@@ -44,13 +44,22 @@ def test_temperatures_that_a_policy_refuses_are_one_sentence_before_anything_is_
         experiments.resolve(name, overrides)
 
 
+@pytest.mark.parametrize("key", ["width", "depth", "lr", "weight_decay", "soft_weight"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_refused(key, value):
+    with pytest.raises(experiments.ExperimentError, match=f"'{key}' is"):
+        experiments.resolve("digits/resnet18-mobilenetv2-kd", {key: value})
+
+
 def test_data_sets_carry_the_same_names():
     datasets = "digits", "cifar10", "cifar100", "tinyimagenet"
     of = {d: {n.split("/")[1] for n in experiments.names() if n.startswith(f"{d}/")} for d in datasets}
+    mnist = {name.split("/")[1] for name in experiments.names() if name.startswith("mnist/")}
     reported = {
         f"resnet18-{student}-{way}" for student in ("mobilenetv2", "shufflenetv2") for way in ("kd", "stochastic")
     }
     assert reported <= of["digits"] & of["cifar10"]
+    assert {"resnet18-base", "mobilenetv2-base"} | {f"resnet18-mobilenetv2-{w}" for w in ("kd", "stochastic")} == mnist
     assert of["cifar10"] == of["tinyimagenet"] < of["cifar100"], "CIFAR-100 has the pairs of the original's params.json"
 
 

@@ -156,6 +156,31 @@ def test_double_training_begins_with_the_chosen_weights_of_its_own_seeds_run_and
     assert longer.record["initial"] != run.record["initial"], "it began with a run on other images"
 
 
+@pytest.mark.parametrize("kind", ["self", "combined"])
+def test_ones_own_teacher_is_ones_own_earlier_run_also_for_another_seed(kind, runs):
+    options = {**TINY, "epochs": 1, "batch_size": 32}
+    for seed in (1, 2):
+        run = experiments.run(f"digits/mobilenetv2-{kind}", seed, runs=runs, **options)
+        (teacher,) = run.before
+        assert (teacher["experiment"], teacher["seed"]) == (BASE, seed)
+        assert teacher["init_checksum"] == run.record["init_checksum"], "the same network, from its first weights on"
+    named = experiments.run(f"digits/mobilenetv2-{kind}", 2, runs=runs, teacher_seed=1, **options)
+    assert named.before[0]["seed"] == 1 and named.record["id"] != run.record["id"]
+
+
+def test_a_student_may_have_several_peers_of_several_kinds(runs):
+    options = {**TINY, "epochs": 1, "batch_size": 32, "runs": runs, "profile": "smoke"}
+    name, kinds = "digits/resnet18-mobilenetv2-dml-stochastic", ["resnet18", "mobilenetv2"]
+    one, both = (experiments.run(name, 1, peer=peer, **options).record for peer in ("resnet18", kinds))
+    assert [peer["name"] for peer in both["peers"]] == ["peer1", "peer2"]
+    assert {f"loss_peer{number}_{term}" for number in (1, 2) for term in ("hard", "soft")} <= both["history"][0].keys()
+    spent = (record["compute"]["flops_forward_backward"] for record in (one, both))
+    assert next(spent) < next(spent), "the second peer is on the bill"
+    for wrong in ([], ["resnet18", "resnet"], 3):
+        with pytest.raises(ExperimentError, match="'peer' is .*a model"):
+            experiments.resolve(name, {"peer": wrong})
+
+
 def test_a_run_names_what_it_builds_on_and_says_when_that_is_gone(runs, tmp_path):
     run = experiments.run(KD, 1, runs=runs, **{**TINY, "epochs": 2, "batch_size": 32}, teacher_stop_after=1)
     (teacher,) = run.before

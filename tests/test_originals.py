@@ -19,7 +19,8 @@ ROWS = originals.rows()
 each_file = pytest.mark.parametrize("row", ROWS, ids=lambda row: row["original"])
 CLASSES = {"cifar10": "10", "cifar100": "100", "tinyimagenet": "200"}
 NAMES = {"vgg19": "vgg19bn", "densenet": "densenet121", "mobilenet_v2": "mobilenetv2", "shufflenet_v2": "shufflenetv2"}
-SHAPES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "tinyimagenet": (200, 3, 64)}
+SHAPES = {"digits": (10, 1, 8), "mnist": (10, 1, 28), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32)}
+SHAPES |= {"tinyimagenet": (200, 3, 64)}
 TINY = {"epochs": 1, "batch_size": 4, "width": 0.25, "depth": 0.25, "val_fraction": 1 / 3}
 TINY |= {"train_limit": None, "val_limit": None, "test_limit": None}
 VOC = {"size": 96, "train_sets": ["2007 train"], "test_sets": ["2007 val"]}

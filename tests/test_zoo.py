@@ -92,8 +92,10 @@ def test_every_network_has_the_published_size_and_its_docstring_says_so(name):
 @pytest.mark.parametrize(("classes", "channels", "size"), [(200, 3, 64), (10, 1, 28)])
 def test_trap_S21_every_network_takes_the_images_of_the_other_data_sets(name, classes, channels, size):
     model = on_meta(name, classes, channels=channels)
-    with torch.no_grad():
-        assert model(torch.empty(2, channels, size, size, device="meta")).shape == (2, classes)
+    logits = model(torch.empty(2, channels, size, size, device="meta"))
+    logits.sum().backward()
+    assert logits.shape == (2, classes)
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @every_model

@@ -9,7 +9,7 @@ from stkd_utils.procedures import Procedure, recorded
 from stkd_utils.receipt import duration
 
 TESTS = ROOT / "tests"
-STUDENT, PROFILE = "mobilenetv2", "quick"
+STUDENT, REVERSED, PROFILE = "mobilenetv2", "mobilenetv2-resnet18-kd", "quick"
 PROOFS = {  # method: the file and the test that hold its formula to another way of computing it
     "base": ("test_losses", "test_cross_entropy_is_the_hard_term"),
     "label-smoothing": ("test_teacher_free", "test_label_smoothing_sums_to_that_of_torch"),
@@ -43,11 +43,11 @@ def methods(_executed=None):
 
 
 def listed():
-    """(method, experiment) of all experiments of the digits that train the student of this book, by method."""
+    """(method, experiment) of the digits' experiments that train the student of this book, or its teacher by it."""
     names = [name for name in experiments.names() if name.startswith("digits/")]
     loaded = [(experiments.load(name), name) for name in names]
     order = list(METHODS)
-    own = [(one["method"], name) for one, name in loaded if one["model"] == STUDENT]
+    own = [(one["method"], name) for one, name in loaded if one["model"] == STUDENT or name.endswith(REVERSED)]
     return sorted(own, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 

@@ -35,10 +35,12 @@ CONTRAST = ("hard_weight", "crd_weight", "crd_negatives")
 def _mutual(method, parts):
     asked, dataset = parts.asked, parts.dataset
     size = {"channels": dataset.channels, "width": asked["width"], "depth": asked["depth"]}
-    peer = mutual.peer(asked["peer"], dataset.classes, seed=parts.seed, device=dataset.device, **size)
-    macs = compute.count(peer, (dataset.channels, dataset.size, dataset.size)).macs
+    names = asked["peer"] if isinstance(asked["peer"], list) else [asked["peer"]]
+    options = {"seed": parts.seed, "device": dataset.device, **size}
+    peers = [mutual.peer(name, dataset.classes, number=number, **options) for number, name in enumerate(names, 1)]
+    macs = sum(compute.count(peer, (dataset.channels, dataset.size, dataset.size)).macs for peer in peers)
     precision = engine.resolve(asked["precision"], dataset.device)
-    return mutual.Mutual([peer], parts.policy, *(asked[key] for key in WEIGHTS), precision=precision, macs=macs)
+    return mutual.Mutual(peers, parts.policy, *(asked[key] for key in WEIGHTS), precision=precision, macs=macs)
 
 
 def _contrast(method, parts):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .. import models
 from ..objectives import Objective
-from .valid import count, fraction, number, one_of
+from .valid import count, fraction, number, one_of, one_or_more
 
 # key: (test, what is valid), of the keys that some methods read
 KEYS = {
@@ -19,7 +19,7 @@ KEYS = {
     "reg_weight": (number, "a number of 0 or more"),
     "reg_multiplier": (number, "a number of 0 or more"),
     "start": (lambda v: isinstance(v, str), "the name of a base experiment"),
-    "peer": (one_of(models.names, models.known), "a model, of the student's width and depth"),
+    "peer": (one_or_more(one_of(models.names, models.known)), "a model, of the student's width and depth, or a list"),
     "crd_weight": (number, "a number of 0 or more"),
     "crd_negatives": (lambda v: count(v) and v > 0, "a whole number above 0"),
 }

@@ -76,7 +76,7 @@ def _runs(name, wanted, profile, *, runs=None, **options):
     plans = []
     for seed, asked in questions:
         before = {"profile": profile, "runs": runs, **options}
-        teacher, start = _teacher(asked, **before), _start(asked, seed, **before)
+        teacher, start = _teacher(asked, seed, **before), _start(asked, seed, **before)
         plans.append(Plan(name, profile, seed, asked, teacher, runs_folder(runs), start))
     once = {plan.id: plan for plan in plans}
     with ExitStack() as locks:
@@ -117,10 +117,12 @@ def _line(name, point, runs):
     return f"{where}: {len(runs)} seeds, validation {100 * reached:.1f} %, {seconds:.1f} s of training{reused}"
 
 
-def _teacher(asked, profile, **options):
+def _teacher(asked, seed, profile, **options):
+    """The run whose network teaches, of ``teacher_seed`` or, where that is null, of the run's own seed; or None."""
     if not tasks.method(asked).teacher:
         return None
-    return _base(asked, "teacher", asked["teacher_seed"], profile, **_teacher_end(asked, profile), **options)
+    seed = seed if asked["teacher_seed"] is None else asked["teacher_seed"]
+    return _base(asked, "teacher", seed, profile, **_teacher_end(asked, profile), **options)
 
 
 def _start(asked, seed, profile, **options):

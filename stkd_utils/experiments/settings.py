@@ -40,7 +40,7 @@ COMMON = LIMITS | {
 # of methods with a frozen teacher, and of those with a temperature
 TAUGHT = {
     "teacher": (lambda v: isinstance(v, str), "the name of a base experiment"),
-    "teacher_seed": (count, "a whole number"),
+    "teacher_seed": (lambda v: v is None or count(v), "a whole number, or null for the seed of the run itself"),
     "teacher_epoch": (lambda v: v in ("chosen", "last"), '"chosen" (by validation) or "last"'),
     "teacher_stop_after": (lambda v: v is None or count(v) and v > 0, "an epoch of the teacher, or null for its last"),
 }

@@ -1,13 +1,15 @@
 """What values the keys of an experiment take: small tests, True for a valid value."""
 
+import math
+
 
 class ExperimentError(ValueError):
     """A setting, experiment or profile that cannot be used; the message names file, key and what would be valid."""
 
 
 def positive(value):
-    """A number above 0."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    """A finite number above 0."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def fraction(value):
@@ -26,8 +28,8 @@ def count(value):
 
 
 def number(value):
-    """A number of 0 or more."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    """A finite number of 0 or more."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def limit(value):
@@ -48,6 +50,16 @@ def text(value):
 def texts(value):
     """A list of one text or more."""
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def one_or_more(test):
+    """A test for a value that passes ``test``, a `one_of`, or a list of such values, not empty."""
+
+    def check(value):
+        return all(map(test, value)) and bool(value) if isinstance(value, list) else test(value)
+
+    check.names = test.names
+    return check
 
 
 def switch(value):

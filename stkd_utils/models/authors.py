@@ -47,10 +47,10 @@ def read_authors(path):
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, OSError and more for other files
         raise WeightsError(f"{path} is not a checkpoint that PyTorch reads safely ({type(error).__name__}).") from error
     state = found.get("state_dict") if isinstance(found, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_weight, state.items())):
         raise WeightsError(f"{path} is not a checkpoint of the authors: it has no weights under 'state_dict'.")
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    layer = next((layer for layer in LAYERS if f"{layer}.bias" in state), None)
+    layer = next((layer for layer in LAYERS if f"{layer}.bias" in state and state[f"{layer}.bias"].dim() == 1), None)
     if layer is None:
         raise WeightsError(f"{path} holds none of {', '.join(LAYERS.values())}: it has none of their last layers.")
     return Published(LAYERS[layer], len(state[f"{layer}.bias"]), found.get("epoch"), state)
@@ -70,6 +70,11 @@ def load_authors(path, name, classes):
         raise WeightsError(f"{path} does not hold {name} for {classes} classes: {problem}.")
     network.load_state_dict(state)
     return network.eval()
+
+
+def _is_weight(entry):
+    key, value = entry
+    return isinstance(key, str) and isinstance(value, torch.Tensor)
 
 
 def _mismatch(shapes, state):
