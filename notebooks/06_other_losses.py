@@ -67,7 +67,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from stkd_utils import carbon, checkpoint, data, experiments, ledger, losses, plots, stats, temperature
 from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
