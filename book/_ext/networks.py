@@ -37,9 +37,13 @@ def equal(name, original):
 def sentence(_executed=None):
     """How many of the repository's networks have its numbers here, and which do not."""
     both = {name: equal(name, original) for name, original in originals().items()}
-    odd = [f"`{name}`" for name, found in both.items() if not all(found)]
+    odd = [
+        f"`{name}`, {counted(name)[0] / 1e6:.2f} million here and {originals()[name]['million_parameters']} there"
+        for name, found in both.items()
+        if not all(found)
+    ]
     said = f"Of the {len(both)} networks whose size is known from the paper's repository, {len(both) - len(odd)} have"
-    but = f"; the exception is {' and '.join(odd)}" if odd else ""
+    but = f"; the exception is {'; '.join(odd)}" if odd else ""
     return f"{said} the same parameters and GFLOPs here, to the decimals that are known{but}."
 
 
@@ -51,7 +55,7 @@ def table(_executed=None):
         original = known.get(name)
         theirs = "{million_parameters} / {gflops}".format(**original) if original else "–"
         lines.append([f"`{name}`", f"{parameters / 1e6:.2f}", f"{small / 1e9:#.3g}", f"{large / 1e9:#.3g}", theirs])
-    heads = ["Network", "10⁶ parameters", "GFLOPs, 32 × 32", "GFLOPs, 64 × 64", "Repository: 10⁶ / GFLOPs"]
+    heads = ["Network", "10⁶ parameters", "GFLOPs, 32²", "GFLOPs, 64²", "Repository"]
     return _markdown(heads, lines)
 
 
