@@ -377,14 +377,13 @@ Markdown(
 # The ledger keeps what the very same runs, with equal settings, seeds, images and starting weights, reached when an earlier state of it was trained:
 
 # %%
-repeats = pd.read_csv(ledger.folder() / "repeats.csv")
-repeats = repeats.pivot(index="id", columns="ledger", values="test_accuracy")
+repeats = ledger.repeats().pivot(index="id", columns="ledger", values="test_accuracy")
 rows, moved = [], []
 for label, way in ways.items():
     if way is tuned:
         continue
     scores = way.scores()
-    earlier = repeats.reindex([record["id"] for record in way.kept()]).to_numpy()
+    earlier = repeats.reindex([record["id"] for record in way.kept()]).to_numpy(float)
     changes = earlier - scores[:, None]
     moved += list(changes[np.isfinite(changes)])
     means = [scores.mean(), *earlier.mean(axis=0)]

@@ -14,7 +14,7 @@ from .receipt import ENERGY, MASS, duration, quantity
 
 __all__ = [
     "LedgerError", "PriceTag", "append", "append_executions", "benchmarks", "choice", "executions", "folder", "load",
-    "paper", "paper_table", "price_tag", "read", "table", "write",
+    "paper", "paper_table", "price_tag", "read", "repeats", "table", "write",
 ]  # fmt: skip
 
 COLUMNS = (
@@ -142,6 +142,17 @@ def choice():
     val_loss (lists with one value a seed, after the last epoch). book/choose.py makes it. Introduced in notebook 02.
     """
     return pd.DataFrame(json.loads(_file("choice.json").read_text())["rows"])
+
+
+def repeats(argument=None):
+    """What runs of the ledger had reached in earlier states of it, rounded differently: a DataFrame, one line a run.
+
+    Columns: id, experiment, seed, test_accuracy (a fraction), ledger (the commit that holds the record), cpu; empty
+    before the first. Introduced in notebook 04.
+    """
+    path = folder(argument) / "repeats.csv"
+    columns = ["id", "experiment", "seed", "test_accuracy", "ledger", "cpu"]
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
 
 
 def benchmarks():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stkd_utils import data, losses, models, mutual, seeding, temperature
+from stkd_utils import data, engine, losses, models, mutual, seeding, temperature
 from stkd_utils.data import Batch
 from stkd_utils.protocol import Protocol
 
@@ -174,13 +174,16 @@ def test_one_optimiser_over_all_is_to_the_last_bit_one_for_each(batches, count, 
     both = objective(*together[1:], policy=temperature.Fixed(2))
     joint = protocol.optimise(together[0], both.module)
     for one in batches:
-        losses.total(both.terms(one, together[0](one.views))).backward()
+        with engine.autocast("cpu", "float32"):
+            logits = together[0](one.views)
+        losses.total(both.terms(one, logits)).backward()
         joint.step()
         joint.zero_grad()
 
     own = [protocol.optimise(model) for model in apart]
     for one in batches:
-        logits = [model(one.views) for model in apart]
+        with engine.autocast("cpu", "float32"):
+            logits = [model(one.views) for model in apart]
         for number in range(count):
             others = [values.detach() for values in logits[:number] + logits[number + 1 :]]
             hard = nn.functional.cross_entropy(logits[number], one.labels)

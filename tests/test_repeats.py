@@ -2,13 +2,17 @@
 
 import subprocess
 
-import pandas as pd
 import pytest
 
 from stkd_utils import ledger
 from stkd_utils.ledger_files import own_folder, parse
 
-REPEATS = pd.read_csv(own_folder() / "repeats.csv")
+REPEATS = ledger.repeats(own_folder())
+
+
+def test_without_a_file_there_is_none(tmp_path):
+    found = ledger.repeats(tmp_path)
+    assert found.empty and list(found) == list(REPEATS)
 
 
 def test_each_line_is_of_a_run_in_the_ledger():
