@@ -40,7 +40,7 @@ def resolve(precision, device):
 
 @contextmanager
 def autocast(device, precision):
-    """A context in which a network on ``device`` trains in ``precision``; in float32 it changes nothing.
+    """A context in which a network on ``device`` trains in ``precision``; in float32 only rounding changes.
 
     Weights, gradients and batch statistics stay float32; convolutions and matrix products run in bfloat16, and so
     do the logits: make them float32 before the loss. On a CPU two kinds of depthwise convolution take another way to
@@ -66,16 +66,14 @@ class _Depthwise(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         # the seven arguments that torch.nn.Conv2d gives: images, weight, bias, stride, padding, dilation, groups
-        if func is torch.conv2d and len(args) == 7 and args[6] > 1 and args[6] == args[0].shape[1]:
-            images, weight, bias, stride, padding, dilation, groups = args
-            if not isinstance(padding, str) and min(images.shape[-2:]) < max(weight.shape[-2:]) and max(padding) > 0:
-                images = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
-                padding = (0, 0)
-            if not self.thinned or max(stride) == 1:
-                return func(images, weight, bias, stride, padding, dilation, groups)
-            maps = func(images, weight, bias, (1, 1), padding, dilation, groups)
-            return maps[:, :, :: stride[0], :: stride[1]].contiguous(memory_format=torch.channels_last)
-        return func(*args, **(kwargs or {}))
+        if func is not torch.conv2d or len(args) < 7 or args[6] == 1 or isinstance(args[4], str):
+            return func(*args, **(kwargs or {}))
+        images, weight, bias, (down, across), (above, beside), *rest = args
+        if rest[-1] == images.shape[1] and min(images.shape[2:]) < max(weight.shape[2:]) and above + beside:
+            images, above, beside = F.pad(images, (beside, beside, above, above)), 0, 0
+        thin = self.thinned and max(down, across) > 1
+        maps = func(images, weight, bias, (1, 1) if thin else (down, across), (above, beside), *rest)
+        return maps[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last) if thin else maps
 
 
 def frozen(model, precision, device):

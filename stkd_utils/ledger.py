@@ -144,15 +144,13 @@ def choice():
     return pd.DataFrame(json.loads(_file("choice.json").read_text())["rows"])
 
 
-def repeats(argument=None):
+def repeats():
     """What runs of the ledger had reached in earlier states of it, rounded differently: a DataFrame, one line a run.
 
-    Columns: id, experiment, seed, test_accuracy (a fraction), ledger (the commit that holds the record), cpu; empty
-    before the first. Introduced in notebook 04.
+    Columns: id, experiment, seed, test_accuracy (a fraction), ledger (the commit that holds the record), cpu.
+    ``python book/repeats.py`` writes the file. Introduced in notebook 04.
     """
-    path = folder(argument) / "repeats.csv"
-    columns = ["id", "experiment", "seed", "test_accuracy", "ledger", "cpu"]
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    return pd.read_csv(_file("repeats.csv"))
 
 
 def benchmarks():

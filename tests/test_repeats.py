@@ -1,35 +1,47 @@
-"""What the same runs reached in earlier states of the ledger: whole, of runs that are there, and really earlier."""
+"""What the runs of the ledger had reached in earlier states of it: none left out, and as those states say."""
 
 import subprocess
+import sys
 
 import pytest
 
 from stkd_utils import ledger
-from stkd_utils.ledger_files import own_folder, parse
+from stkd_utils.ledger_files import own_folder
 
-REPEATS = ledger.repeats(own_folder())
+sys.path.insert(0, str(own_folder().parent))
+import repeats  # noqa: E402
 
-
-def test_without_a_file_there_is_none(tmp_path):
-    found = ledger.repeats(tmp_path)
-    assert found.empty and list(found) == list(REPEATS)
+REPEATS = ledger.repeats()
 
 
-def test_each_line_is_of_a_run_in_the_ledger():
-    records, damaged = ledger.load()
-    runs = {record["id"]: record for record in records}
-    assert len(REPEATS) and not damaged and not REPEATS.duplicated(["id", "ledger"]).any()
-    for line in REPEATS.itertuples():
-        assert (runs[line.id]["experiment"], runs[line.id]["seed"]) == (line.experiment, line.seed)
-    assert REPEATS.test_accuracy.between(0, 1).all()
+def test_a_ledger_without_such_a_file_has_that_of_the_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    assert ledger.repeats().equals(REPEATS) and list(REPEATS) == list(repeats.COLUMNS) and len(REPEATS)
 
 
 @pytest.mark.parametrize("commit", sorted(REPEATS.ledger.unique()))
-def test_the_ledger_of_that_commit_says_so(commit):
-    shown = subprocess.run(["git", "show", f"{commit}:book/ledger/runs.jsonl"], cwd=own_folder(), capture_output=True)
-    if shown.returncode:
+def test_an_earlier_ledger_is_told_whole(commit):
+    now, damaged = ledger.load()
+    try:
+        wanted = repeats.rows(commit, now)
+    except subprocess.CalledProcessError:
         pytest.skip("the history is not here")
-    then = {record["id"]: record for record in map(parse, shown.stdout.splitlines())}
-    for line in REPEATS[REPEATS.ledger == commit].itertuples():
-        assert then[line.id]["result"]["last"]["test_accuracy"] == pytest.approx(line.test_accuracy, abs=1e-6)
-        assert then[line.id]["hardware"]["cpu"] == line.cpu
+    told = REPEATS[REPEATS.ledger == commit]
+    assert not damaged and wanted == list(told.itertuples(index=False, name=None))
+
+
+def test_a_run_on_other_images_or_from_other_weights_is_no_repeat(monkeypatch):
+    now, _ = ledger.load()
+    one = next(record for record in now if "test_accuracy" in record["result"]["last"])
+    monkeypatch.setattr(repeats, "at", lambda commit: [one])
+    assert [row[0] for row in repeats.rows("abc", now)] == [one["id"]]
+    for key in repeats.SAME:
+        assert not repeats.rows("abc", [{**record, key: "other"} for record in now])
+
+
+def test_a_commit_that_is_not_here_is_one_sentence(monkeypatch, capsys):
+    before = (own_folder() / "repeats.csv").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["repeats.py", "0000000"])
+    with pytest.raises(SystemExit, match="^0000000 has no ledger here"):
+        repeats.main()
+    assert (own_folder() / "repeats.csv").read_bytes() == before

@@ -14,38 +14,32 @@ from stkd_utils import compute, engine, models
 from stkd_utils.experiments import classification
 from stkd_utils.models.layers import resized
 
-SIZES = {  # parameters for 100 classes; GFLOPs at 32x32 as measured in the paper's repository, None where it has none
-    "alexnet": (2_495_396, "0.030"),
-    "cnn": (369_124, "0.021"),
-    "densenet121": (7_048_548, "1.78"),
-    "densenet161": (26_681_188, "4.94"),
-    "densenet169": (12_643_172, "2.12"),
-    "densenet201": (18_277_220, "2.73"),
-    "googlenet": (6_258_500, "3.04"),
-    "mobilenetv2": (2_369_380, "0.130"),
-    "resnet101": (42_697_380, "5.02"),
-    "resnet152": (58_341_028, "7.44"),
-    "resnet18": (11_220_132, "1.11"),
-    "resnet34": (21_328_292, "2.32"),
-    "resnet50": (23_705_252, "2.60"),
-    "resnext101": (86_939_556, None),
-    "resnext29": (34_518_948, "10.77"),
-    "shufflenetv2": (1_360_896, "0.087"),
-    "shufflenetv2x05": (448_268, "0.022"),
-    "shufflenetv2x15": (2_584_716, "0.182"),
-    "shufflenetv2x2": (5_550_976, "0.365"),
-    "vgg19bn": (39_327_652, None),
-    "wrn16x1": (180_916, None),
-    "wrn16x2": (703_284, None),
-    "wrn40x1": (569_780, None),
-    "wrn40x2": (2_255_156, "0.66"),
+SIZES = {  # parameters for 100 classes; what is known of the original's stands in book/ledger/networks.csv
+    "alexnet": 2_495_396,
+    "cnn": 369_124,
+    "densenet121": 7_048_548,
+    "densenet161": 26_681_188,
+    "densenet169": 12_643_172,
+    "densenet201": 18_277_220,
+    "googlenet": 6_258_500,
+    "mobilenetv2": 2_369_380,
+    "resnet101": 42_697_380,
+    "resnet152": 58_341_028,
+    "resnet18": 11_220_132,
+    "resnet34": 21_328_292,
+    "resnet50": 23_705_252,
+    "resnext101": 86_939_556,
+    "resnext29": 34_518_948,
+    "shufflenetv2": 1_360_896,
+    "shufflenetv2x05": 448_268,
+    "shufflenetv2x15": 2_584_716,
+    "shufflenetv2x2": 5_550_976,
+    "vgg19bn": 39_327_652,
+    "wrn16x1": 180_916,
+    "wrn16x2": 703_284,
+    "wrn40x1": 569_780,
+    "wrn40x2": 2_255_156,
 }
-MILLIONS = {  # of parameters, as printed for the paper's repository (shufflenetv2x15: 2.59, rounded up from 2.5847)
-    "alexnet": 2.50, "cnn": 0.37, "densenet121": 7.05, "densenet161": 26.68, "densenet169": 12.64, "densenet201": 18.28,
-    "googlenet": 6.26, "mobilenetv2": 2.37, "resnet18": 11.22, "resnet34": 21.33, "resnet50": 23.71, "resnet101": 42.70,
-    "resnet152": 58.34, "resnext29": 34.52, "shufflenetv2x05": 0.45, "shufflenetv2": 1.36, "shufflenetv2x2": 5.55,
-    "wrn40x2": 2.26,
-}  # fmt: skip
 FAMILIES = (
     "alexnet", "cnn", "densenet121", "googlenet", "mobilenetv2", "resnet18", "resnet50", "resnext29", "shufflenetv2",
     "vgg19bn", "wrn16x2",
@@ -69,19 +63,13 @@ def weighted(model):
 
 def test_the_table_has_every_name():
     assert list(SIZES) == models.names()
-    assert {name: round(SIZES[name][0] / 1e6, 2) for name in MILLIONS} == MILLIONS
 
 
 @every_model
 def test_every_network_has_the_published_size_and_its_docstring_says_so(name):
-    parameters, gflops = SIZES[name]
     model = on_meta(name, 100)
-    count = compute.count(model, (3, 32, 32))
-    assert count.parameters == parameters
-    assert f"{parameters:,}" in inspect.getdoc(type(model))
-    if gflops:
-        decimals = len(gflops.partition(".")[2])
-        assert f"{compute.flops(count.macs) / 1e9:.{decimals}f}" == gflops
+    assert compute.count(model, (3, 32, 32)).parameters == SIZES[name]
+    assert f"{SIZES[name]:,}" in inspect.getdoc(type(model))
     logits = model(torch.empty(2, 3, 32, 32, device="meta"))
     logits.sum().backward()
     assert logits.shape == (2, 100)
@@ -277,7 +265,7 @@ def test_the_head_of_vgg_is_torchvisions_with_the_weights_of_equal_pixels_added(
     with torch.device("meta"):
         whole = sum(parameter.numel() for parameter in vgg19_bn(num_classes=100).parameters())
         theirs = VGG(make_layers([32, "M"]), num_classes=10).eval()
-    assert whole - 48 * 512 * 4096 == SIZES["vgg19bn"][0]
+    assert whole - 48 * 512 * 4096 == SIZES["vgg19bn"]
     ours = models.build("vgg19bn", 10, width=0.0625, seed=0).eval()
     theirs.features, theirs.classifier = ours.features, nn.Sequential(nn.Linear(32 * 49, 256), *ours.classifier[1:])
     weight, first = theirs.classifier[0].weight, ours.classifier[0]

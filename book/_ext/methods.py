@@ -9,7 +9,7 @@ from stkd_utils.procedures import Procedure, recorded
 from stkd_utils.receipt import duration
 
 TESTS = ROOT / "tests"
-STUDENT, REVERSED, PROFILE = "mobilenetv2", "mobilenetv2-resnet18-kd", "quick"
+STUDENT, PROFILE = "mobilenetv2", "quick"
 PROOFS = {  # method: the file and the test that hold its formula to another way of computing it
     "base": ("test_losses", "test_cross_entropy_is_the_hard_term"),
     "label-smoothing": ("test_teacher_free", "test_label_smoothing_sums_to_that_of_torch"),
@@ -43,11 +43,11 @@ def methods(_executed=None):
 
 
 def listed():
-    """(method, experiment) of the digits' experiments that train the student of this book, or its teacher by it."""
+    """(method, experiment) of the digits' experiments that train the student of this book, or are taught by it."""
     names = [name for name in experiments.names() if name.startswith("digits/")]
     loaded = [(experiments.load(name), name) for name in names]
     order = list(METHODS)
-    own = [(one["method"], name) for one, name in loaded if one["model"] == STUDENT or name.endswith(REVERSED)]
+    own = [(one["method"], name) for one, name in loaded if STUDENT in f"{one['model']} {one.get('teacher')}"]
     return sorted(own, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 

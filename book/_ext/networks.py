@@ -36,13 +36,13 @@ def equal(name, original):
 
 def sentence(_executed=None):
     """How many of the repository's networks have its numbers here, and which do not."""
-    both = {name: equal(name, original) for name, original in originals().items()}
+    known = originals()
     odd = [
-        f"`{name}`, {counted(name)[0] / 1e6:.2f} million here and {originals()[name]['million_parameters']} there"
-        for name, found in both.items()
-        if not all(found)
+        f"`{name}`, {counted(name)[0] / 1e6:.2f} million here and {original['million_parameters']} there"
+        for name, original in known.items()
+        if not all(equal(name, original))
     ]
-    said = f"Of the {len(both)} networks whose size is known from the paper's repository, {len(both) - len(odd)} have"
+    said = f"Of the {len(known)} networks whose size is known from the paper's repository, {len(known) - len(odd)} have"
     but = f"; the exception is {'; '.join(odd)}" if odd else ""
     return f"{said} the same parameters and GFLOPs here, to the decimals that are known{but}."
 
