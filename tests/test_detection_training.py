@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from helpers import equal
 
 from stkd_utils import carbon, detection, experiments, ledger, temperature
 from stkd_utils.experiments import ExperimentError, tasks, together
@@ -180,16 +181,6 @@ def with_teacher(alone, folder):
     teacher = alone[0].record["teacher_id"]
     shutil.copytree(alone[0].folder.parent / teacher, folder / teacher)
     return folder
-
-
-def equal(one, other):
-    """Whether two runs ended the same, to the last bit, whatever they cost."""
-    for file in ("history.csv", "taus.csv"):
-        assert (one.folder / file).read_bytes() == (other.folder / file).read_bytes()
-    a, b = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (one, other))
-    for epoch in ("last", "chosen"):
-        assert all(torch.equal(value, b[epoch][key]) for key, value in a[epoch].items())
-    return one.record["result"] == other.record["result"] and one.record["id"] == other.record["id"]
 
 
 def test_a_run_leaves_a_valid_record_of_itself_and_of_its_teacher(alone):

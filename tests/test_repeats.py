@@ -4,12 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import repeats
 
 from stkd_utils import ledger
 from stkd_utils.ledger_files import own_folder
-
-sys.path.insert(0, str(own_folder().parent))
-import repeats  # noqa: E402
 
 REPEATS = ledger.repeats()
 

@@ -1,0 +1,20 @@
+"""What the tests of several files need: random logits, and the comparison of two runs."""
+
+import torch
+
+
+def draw(batch=4, classes=5, scale=3.0, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    logits_s, logits_t = scale * torch.randn(2, batch, classes, generator=generator, dtype=dtype)
+    return logits_s, logits_t, torch.randint(classes, (batch,), generator=generator)
+
+
+def equal(one, other):
+    """Whether two runs ended the same, to the last bit, whatever they cost."""
+    for file in ("history.csv", "taus.csv"):
+        assert (one.folder / file).read_bytes() == (other.folder / file).read_bytes()
+    a, b = (torch.load(run.folder / "weights.pt", weights_only=True) for run in (one, other))
+    for epoch in ("last", "chosen"):
+        assert all(torch.equal(value, b[epoch][key]) for key, value in a[epoch].items())
+    assert one.record["result"] == other.record["result"] and one.record["id"] == other.record["id"]
+    return True
