@@ -390,10 +390,12 @@ for label, way in ways.items():
     rows.append((label, *(f"{100 * mean:.1f}".replace("nan", "–") for mean in means)))
 rows = pd.DataFrame(rows, columns=["way", "now, %", *(f"{commit}, %" for commit in repeats)])
 display(table(rows, "Mean test accuracy of equal seeds, by the ledger's commit"))
-far = f"{100 * np.sqrt(np.mean(np.square(moved))):.1f} points" if moved else "not known at this scale"
+far = "not known at this scale"
+if moved:
+    far = f"{100 * np.sqrt(np.mean(np.square(moved))):.1f} points"
 Markdown(
-    f"How far one and the same run moves, root of the mean square: **{far}** (n = {len(moved)} pairs). "
-    "Only rounding should differ between the columns: "
+    f"How far one and the same run moves, root of the mean square: **{far}** "
+    f"(n = {len(moved)} pairs). Only rounding should differ between the columns: "
     "of a difference as small between two ways, few seeds cannot say whether it is the method."
 )
 

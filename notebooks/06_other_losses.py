@@ -468,14 +468,16 @@ for name, kind, way in asked_of:
     verdicts[name, kind] = {"loss": name, "τ": kind, **row}
 heads = ["loss", "τ", "against", "difference, points", "p of equivalence", "the data say"]
 rows = pd.DataFrame(verdicts.values())[heads]
-display(table(rows, f"Test accuracy against the fixed τ, n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point"))
+terms = f"n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point"
+display(table(rows, f"Test accuracy against the fixed τ, {terms}"))
 rivals = ("KD, learnt τ", "standardised, τ = 20", "standardised, random τ")
-rows = pd.DataFrame({"way": way, **verdict(ways[way], ways["KD, random τ"], MARGIN)} for way in rivals)
+drawn = ways["KD, random τ"]
+rows = pd.DataFrame({"way": way, **verdict(ways[way], drawn, MARGIN)} for way in rivals)
 rows["difference"] = rows["difference"].str.split(" points").str[0]
 if profile == "smoke":
     rows["the data say"] = "nothing at this scale"
 rows = rows.drop(columns="against").rename(columns={"difference": "difference, points"})
-table(rows, f"Rivals against KD with a random τ, n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point")
+table(rows, f"Rivals against KD with a random τ, {terms}")
 
 # %% [markdown]
 # *Not decided* is no finding: the interval is wider than the question.
