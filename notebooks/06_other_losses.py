@@ -471,8 +471,8 @@ rows = pd.DataFrame(verdicts.values())[heads]
 terms = f"n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point"
 display(table(rows, f"Test accuracy against the fixed τ, {terms}"))
 rivals = ("KD, learnt τ", "standardised, τ = 20", "standardised, random τ")
-drawn = ways["KD, random τ"]
-rows = pd.DataFrame({"way": way, **verdict(ways[way], drawn, MARGIN)} for way in rivals)
+reference = ways["KD, random τ"]
+rows = pd.DataFrame({"way": way, **verdict(ways[way], reference, MARGIN)} for way in rivals)
 rows["difference"] = rows["difference"].str.split(" points").str[0]
 if profile == "smoke":
     rows["the data say"] = "nothing at this scale"
