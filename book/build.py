@@ -53,6 +53,8 @@ def build(profile, into=ROOT):
     done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{done.stdout}\nThe book was not built; the warnings above say why.")
+    first = html / "index.html"  # leads on to the first page; without an icon a browser asks for one that is not there
+    first.write_text(f'<link rel="icon" href="_static/favicon.svg">\n{first.read_text()}')
     stamp.write_text(json.dumps(asked) + "\n")
     return html
 

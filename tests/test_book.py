@@ -221,6 +221,11 @@ def test_the_book_was_built_from_every_source(html):
         assert (html / "notebooks" / f"{path.stem}.html").exists()
 
 
+def test_every_page_has_an_icon(html):
+    without = [path.name for path in pages(html) if 'rel="icon"' not in path.read_text(encoding="utf-8")]
+    assert without == [], "a browser then asks for one that is not there"
+
+
 def test_internal_links_and_anchors_lead_somewhere(html):
     broken = []
     for path, address in links(html):
