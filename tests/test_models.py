@@ -1,11 +1,13 @@
 """The paper's three networks: published sizes, any channels and width, seeds, a forward pass without waste."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stkd_utils import models
+from stkd_utils import engine, models
 
 NAMES = ("mobilenetv2", "resnet18", "shufflenetv2")
 DIGITS = {"channels": 1, "width": 0.25}
@@ -236,3 +238,39 @@ def test_relu6_is_that_of_torch_to_the_last_bit_and_keeps_one_map(dtype):
 def test_relu6_out_of_place_leaves_its_input_alone():
     x = torch.full((2,), 7.0)
     assert models.layers.ReLU6()(x).tolist() == [6, 6] and x.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("size", [32, 8])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
+def test_a_chain_learns_the_same_from_fewer_maps(name, precision, size):
+    chained = models.build(name, 10, width=0.5, seed=0).to(memory_format=torch.channels_last)
+    plain = copy.deepcopy(chained)
+    for module in plain.modules():
+        if type(module) is models.layers.Chain:
+            module.__class__ = nn.Sequential
+    images, results, kept = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0)), [], []
+    for model in (chained, plain):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with engine.autocast("cpu", precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            logits = model(images).float()
+        logits.square().sum().backward()
+        kept.append(sum(storages.values()))
+        results.append([logits.detach(), *(weight.grad for weight in model.parameters()), *model.buffers()])
+    assert torch.equal(results[0][0], results[1][0])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert kept[0] < 0.85 * kept[1]
+
+
+def test_a_chain_gives_no_second_derivative_and_says_so():
+    chain = models.layers.Chain(*models.layers.conv_bn_relu(1, 4), nn.Conv2d(4, 1, 1))
+    images = torch.ones(2, 1, 4, 4, requires_grad=True)
+    [gradient] = torch.autograd.grad(chain(images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+        gradient.sum().backward()

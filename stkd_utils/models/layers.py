@@ -1,7 +1,11 @@
 """What the networks of the zoo are made of."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 
 SMALLEST = 4  # channels: below this a batch-normalised layer carries next to nothing
 
@@ -83,3 +87,78 @@ class _ReLU6(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return torch.ops.aten.hardtanh_backward(grad, *ctx.saved_tensors, 0, 6)
+
+
+class Chain(nn.Sequential):
+    """`torch.nn.Sequential` that trains in about half of the memory, with the same values and gradients.
+
+    Where a batch normalisation, its activation and a convolution follow each other, the input of the first and that of
+    the last are kept for the gradient. The second is an elementwise function of the first: here it is computed again
+    when its gradient is due. Only in training on a CPU; elsewhere it is the ordinary Sequential.
+    """
+
+    def forward(self, x):
+        if not (self.training and torch.is_grad_enabled()) or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        layers, activated = list(self), None
+        while layers:
+            layer = layers.pop(0)
+            with activated.not_kept() if activated else nullcontext():
+                x = layer(x)
+            follows = bool(layers) and isinstance(layers[0], (nn.ReLU, ReLU6)) and layers[0].inplace
+            if follows and isinstance(layer, nn.BatchNorm2d) and layer.training and layer.affine and x.requires_grad:
+                activated = _Activated(layer, layers.pop(0), x)
+                x = _Activation.apply(x, activated)
+            else:
+                activated = None
+        return x
+
+
+class _Activated:
+    """``activation(norm(x))`` of a map x, made from ``y``, which is norm(x) of this batch."""
+
+    @torch.no_grad()
+    def __init__(self, norm, activation, y):
+        node = y.grad_fn
+        self.x, self.map, self.place = node._saved_input.detach(), None, y.data_ptr()
+        self.activation, self.limit = activation, 6.0 if isinstance(activation, ReLU6) else None
+        self.scale = node._saved_result2 * norm.weight  # result 2: one over the batch's standard deviation, 1: its mean
+        self.shift = torch.addcmul(norm.bias, node._saved_result1, self.scale, value=-1)
+
+    @torch.no_grad()
+    def again(self):
+        """The map, computed once more and kept until `gradient` has used it."""
+        if self.map is None:
+            zero, one = torch.zeros_like(self.shift), torch.ones_like(self.scale)
+            y = torch.native_batch_norm(self.x, self.scale, self.shift, zero, one, False, 0.0, 0.0)[0]
+            self.map = y.clamp_(0, self.limit)
+        return self.map
+
+    def gradient(self, grad):
+        """The gradient of y, from that of the map."""
+        map, self.map = self.again(), None
+        room = {"grad_input": map} if map.stride() == grad.stride() else {}  # its own memory, if it has the same format
+        if self.limit is None:
+            return torch.ops.aten.threshold_backward(grad, map, 0, **room)
+        return torch.ops.aten.hardtanh_backward(grad, map, 0, self.limit, **room)
+
+    def not_kept(self):
+        """A context in which this object is kept for a gradient, where the map would be."""
+        return saved_tensors_hooks(
+            lambda kept: self if kept.data_ptr() == self.place else kept,
+            lambda kept: self.again() if kept is self else kept,
+        )
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y, activated):
+        ctx.activated = activated
+        ctx.mark_dirty(y)
+        activated.activation(y)  # in place, through the layer, so that its hooks are called
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return ctx.activated.gradient(grad), None

@@ -5,7 +5,7 @@ from functools import partial
 from torch import nn
 from torch.nn import functional as F
 
-from stkd_utils.models.layers import ReLU6, conv_bn, conv_bn_relu, repeated, scaled
+from stkd_utils.models.layers import Chain, ReLU6, conv_bn, conv_bn_relu, repeated, scaled
 from stkd_utils.models.registry import register
 
 STAGES = (  # channels, blocks, stride of the first block, expansion
@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs, outputs, stride, expansion):
         super().__init__()
         hidden = inputs * expansion
-        self.residual = nn.Sequential(
+        self.residual = Chain(
             *conv_bn_relu6(inputs, hidden),
             *conv_bn_relu6(hidden, hidden, 3, stride=stride, groups=hidden),
             *conv_bn(hidden, outputs),
@@ -56,12 +56,12 @@ class MobileNetV2(nn.Module):
     def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
         inputs, last = scaled(32, width), scaled(1280, width)
-        self.pre = nn.Sequential(*conv_bn_relu6(channels, inputs, padding=1))
+        self.pre = Chain(*conv_bn_relu6(channels, inputs, padding=1))
         for number, (outputs, blocks, *shape) in enumerate(STAGES, start=1):
             outputs = scaled(outputs, width)
             self.add_module(f"stage{number}", stage(inputs, outputs, repeated(blocks, depth), *shape))
             inputs = outputs
-        self.conv1 = nn.Sequential(*conv_bn_relu6(inputs, last))
+        self.conv1 = Chain(*conv_bn_relu6(inputs, last))
         self.conv2 = nn.Conv2d(last, classes, 1)
 
     def forward(self, x):

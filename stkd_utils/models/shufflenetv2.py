@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stkd_utils.models.layers import conv_bn, conv_bn_relu, repeated, scaled
+from stkd_utils.models.layers import Chain, conv_bn, conv_bn_relu, repeated, scaled
 from stkd_utils.models.registry import register
 
 BLOCKS = (4, 8, 4)  # of each stage; the first one halves the map
@@ -21,7 +21,7 @@ class Unit(nn.Module):
     def __init__(self, channels):
         super().__init__()
         half = channels // 2
-        self.residual = nn.Sequential(
+        self.residual = Chain(
             *conv_bn_relu(half, half), *conv_bn(half, half, 3, groups=half), *conv_bn_relu(half, half)
         )
 
@@ -36,12 +36,12 @@ class DownUnit(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
         half = outputs // 2
-        self.residual = nn.Sequential(
+        self.residual = Chain(
             *conv_bn_relu(inputs, inputs),
             *conv_bn(inputs, inputs, 3, stride=2, groups=inputs),
             *conv_bn_relu(inputs, half),
         )
-        self.shortcut = nn.Sequential(*conv_bn(inputs, inputs, 3, stride=2, groups=inputs), *conv_bn_relu(inputs, half))
+        self.shortcut = Chain(*conv_bn(inputs, inputs, 3, stride=2, groups=inputs), *conv_bn_relu(inputs, half))
 
     def forward(self, x):
         return interleave(self.shortcut(x), self.residual(x))
@@ -59,13 +59,13 @@ class ShuffleNetV2(nn.Module):
     def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
         inputs, last = scaled(24, width), scaled(self.last, width)
-        self.pre = nn.Sequential(*conv_bn_relu(channels, inputs, 3))
+        self.pre = Chain(*conv_bn_relu(channels, inputs, 3))
         for number, (outputs, blocks) in enumerate(zip(self.stages, BLOCKS, strict=True), start=2):
             outputs = scaled(outputs, width, multiple=2)
             units = [Unit(outputs) for _ in range(repeated(blocks, depth) - 1)]
             self.add_module(f"stage{number}", nn.Sequential(DownUnit(inputs, outputs), *units))
             inputs = outputs
-        self.conv5 = nn.Sequential(*conv_bn_relu(inputs, last))
+        self.conv5 = Chain(*conv_bn_relu(inputs, last))
         self.fc = nn.Linear(last, classes)
 
     def forward(self, x):
