@@ -90,11 +90,11 @@ class _ReLU6(torch.autograd.Function):
 
 
 class Chain(nn.Sequential):
-    """`torch.nn.Sequential` that trains in about half of the memory, with the same values and gradients.
+    """`torch.nn.Sequential` that keeps fewer maps for the gradient and has the same values and gradients.
 
     Where a batch normalisation, its activation and a convolution follow each other, the input of the first and that of
-    the last are kept for the gradient. The second is an elementwise function of the first: here it is computed again
-    when its gradient is due. Only in training on a CPU; elsewhere it is the ordinary Sequential.
+    the last are kept. The second is an elementwise function of the first: here it is computed again when its gradient
+    is due. Only in training on a CPU; elsewhere it is the ordinary Sequential. It has no second derivative.
     """
 
     def forward(self, x):
@@ -117,20 +117,20 @@ class Chain(nn.Sequential):
 class _Activated:
     """``activation(norm(x))`` of a map x, made from ``y``, which is norm(x) of this batch."""
 
-    @torch.no_grad()
     def __init__(self, norm, activation, y):
-        node = y.grad_fn
-        self.x, self.map, self.place = node._saved_input.detach(), None, y.data_ptr()
-        self.activation, self.limit = activation, 6.0 if isinstance(activation, ReLU6) else None
-        self.scale = node._saved_result2 * norm.weight  # result 2: one over the batch's standard deviation, 1: its mean
-        self.shift = torch.addcmul(norm.bias, node._saved_result1, self.scale, value=-1)
+        self.norm, self.activation, self.map, self.place = norm, activation, None, y.data_ptr()
+        self.limit = 6.0 if isinstance(activation, ReLU6) else None
+        self.node = y.grad_fn  # it keeps x until its own gradient is done: a reference here would keep it longer
 
     @torch.no_grad()
     def again(self):
         """The map, computed once more and kept until `gradient` has used it."""
         if self.map is None:
-            zero, one = torch.zeros_like(self.shift), torch.ones_like(self.scale)
-            y = torch.native_batch_norm(self.x, self.scale, self.shift, zero, one, False, 0.0, 0.0)[0]
+            mean, inverse = self.node._saved_result1, self.node._saved_result2  # 1 / standard deviation of the batch
+            scale = inverse * self.norm.weight
+            shift = torch.addcmul(self.norm.bias, mean, scale, value=-1)
+            zero, one = torch.zeros_like(shift), torch.ones_like(scale)
+            y = torch.native_batch_norm(self.node._saved_input, scale, shift, zero, one, False, 0.0, 0.0)[0]
             self.map = y.clamp_(0, self.limit)
         return self.map
 
