@@ -135,6 +135,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self._lr = lr
         with self._own_random():
+            if self.objective.teacher:
+                self.objective.teacher(batch)  # it answers now, so that its maps are gone before the student's are kept
             with engine.autocast(self._device, self.precision):
                 outputs = self.model(batch.views).float()
             terms = self.objective.terms(batch, outputs)

@@ -121,13 +121,13 @@ def test_history_keeps_what_is_there(harness, tmp_path):
     assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["images_per_second"] == 128
 
 
-@pytest.mark.parametrize("student, most, low_most", [("mobilenetv2", 2.05, 1.75), ("shufflenetv2", 1.9, 1.6)])
+@pytest.mark.parametrize("student, most, low_most", [("mobilenetv2", 1.85, 1.6), ("shufflenetv2", 1.65, 1.55)])
 def test_distilling_on_cifar_100_stays_within_its_memory(root, student, most, low_most):
     done = script(root, "tests/bench/memory.py", student, "auto")
     assert done.returncode == 0, done.stderr
     low = engine.resolve("auto", "cpu") == "bfloat16"
     peak, imported, _ = map(float, done.stdout.split())
-    # PyTorch for CUDA takes about 0.5 GiB of this on import; 1.5 GiB in all is the aim, not yet reached
+    # PyTorch for CUDA takes about 0.5 GiB of this on import; 1.5 GiB in all is the aim, which float32 does not reach
     assert imported < peak < (low_most if low else most)  # GiB; float32 maps are twice as large
 
 

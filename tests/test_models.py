@@ -266,7 +266,7 @@ def test_a_chain_learns_the_same_from_fewer_maps(name, precision, size):
     assert torch.equal(results[0][0], results[1][0])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    assert kept[0] < 0.85 * kept[1]
+    assert kept[0] < 0.6 * kept[1]
 
 
 def test_a_chain_lets_go_of_its_maps_during_the_backward_pass():
@@ -278,8 +278,26 @@ def test_a_chain_lets_go_of_its_maps_during_the_backward_pass():
     assert maps[0].expired(), "kept as long as the outputs live"
 
 
+def depthwise_chain(kind=models.layers.Chain):
+    layers = models.layers
+    torch.manual_seed(0)
+    return kind(
+        *layers.conv_bn_relu(1, 4), *layers.conv_bn(4, 4, 3, groups=4), *layers.conv_bn_relu(4, 4), nn.Conv2d(4, 1, 1)
+    )
+
+
+def test_a_chain_with_a_frozen_normalisation_learns_the_same():
+    images, results = torch.randn(2, 1, 4, 4), []
+    for kind in (models.layers.Chain, nn.Sequential):
+        chain = depthwise_chain(kind)
+        for number in (1, 4):
+            chain[number].eval()
+        results.append(torch.autograd.grad(chain(images).square().sum(), list(chain.parameters())))
+    assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-6) for one, other in zip(*results, strict=True))
+
+
 def test_a_chain_can_be_asked_twice_for_its_gradient():
-    chain, images = models.layers.Chain(*models.layers.conv_bn_relu(1, 4), nn.Conv2d(4, 1, 1)), torch.randn(2, 1, 4, 4)
+    chain, images = depthwise_chain(), torch.randn(2, 1, 4, 4)
     loss = chain(images).square().sum()
     first, second = (torch.autograd.grad(loss, list(chain.parameters()), retain_graph=True) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +73,9 @@ def test_trap_S26_the_repository_holds_sources_only(root):
     unwanted = (".pyc", ".pt", ".pth", ".bak", ".orig", ".log", "~")
     assert [name for name in files if name.endswith(unwanted)] == []
     assert [name for name in files if name.startswith(("_build/", "runs/", ".venv/"))] == []
+
+
+def test_a_training_loads_no_plotting_library(root):
+    code = "import sys, stkd_utils.experiments; print(*{'matplotlib', 'seaborn', 'scipy.stats'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

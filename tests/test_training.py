@@ -107,6 +107,14 @@ def test_trap_S8_teacher_is_frozen_in_eval_mode_and_outside_the_graph(digits):
     assert all(torch.equal(value, before[key]) for key, value in objective.teacher.state_dict().items())
 
 
+def test_the_teacher_answers_before_the_student_so_that_their_maps_need_no_room_together(digits):
+    objective, model, order = distillation(temperature.Fixed(4.0)), network(), []
+    objective.teacher.network.register_forward_hook(lambda *_: order.append("teacher"))
+    model.register_forward_hook(lambda *_: order.append("student") if model.training else None)
+    trainer(digits, objective, model=model, epochs=1).fit()
+    assert order == ["teacher", "student"] * math.ceil(100 / 32)
+
+
 def test_trap_S2_one_draw_per_batch_reaches_the_loss(digits):
     used = []
 

@@ -4,7 +4,9 @@ A box is (xmin, ymin, xmax, ymax) in fractions of the image; a network's output 
 one logit per class, background first. Introduced in notebook 05.
 """
 
-from . import boxes, data, losses, metrics, models, pictures
+from importlib import import_module
+
+from . import boxes, data, losses, metrics, models
 from .data import AUGMENTS, Dataset, load
 from .evaluation import detections, evaluate, report
 from .objectives import Distillation, Supervised
@@ -13,3 +15,10 @@ __all__ = [
     "AUGMENTS", "Dataset", "Distillation", "Supervised", "boxes", "data", "detections", "evaluate", "load", "losses",
     "metrics", "models", "pictures", "report",
 ]  # fmt: skip
+
+
+def __getattr__(name):
+    """The module `pictures`, imported where it is first asked for: a training needs no plotting libraries (0.1 GiB)."""
+    if name == "pictures":
+        return import_module(f"{__name__}.pictures")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

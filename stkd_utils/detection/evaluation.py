@@ -5,7 +5,7 @@ import math
 import torch
 
 from .. import engine, losses
-from . import boxes, metrics, pictures
+from . import boxes, metrics
 from .losses import multibox
 from .objectives import targets
 
@@ -51,6 +51,8 @@ def report(model, dataset, precision="float32", folder=None):
     curves = metrics.curves(found, there, dataset.classes)
     area, points = (metrics.summary(curves, rule) for rule in metrics.RULES)
     if folder:
+        from . import pictures  # here, because plotting libraries take 0.1 GiB, which a training does not need
+
         write(found, dataset.test, dataset.class_names, folder)
         few = range(min(SHOWN, len(found)))
         rows = {"there": there, "found": found}

@@ -1,6 +1,7 @@
 """What the networks of the zoo are made of."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -92,73 +93,123 @@ class _ReLU6(torch.autograd.Function):
 class Chain(nn.Sequential):
     """`torch.nn.Sequential` that keeps fewer maps for the gradient and has the same values and gradients.
 
-    Where a batch normalisation, its activation and a convolution follow each other, the input of the first and that of
-    the last are kept. The second is an elementwise function of the first: here it is computed again when its gradient
-    is due. Only in training on a CPU; elsewhere it is the ordinary Sequential. It has no second derivative.
+    Of the maps inside, those that cost little are not kept but computed again when a gradient needs them: what a batch
+    normalisation, with or without an activation, gives to a convolution, and what a depthwise convolution, which takes
+    few products for each number, gives to a batch normalisation. Only in training on a CPU; elsewhere it is the
+    ordinary Sequential. It has no second derivative.
     """
 
     def forward(self, x):
         if not (self.training and torch.is_grad_enabled()) or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
-        layers, activated = list(self), None
+        layers, unkept = list(self), None  # the latest map, if it is not kept
         while layers:
-            layer = layers.pop(0)
-            with activated.not_kept() if activated else nullcontext():
+            layer, source = layers.pop(0), unkept
+            with source.not_kept() if source else nullcontext():
                 x = layer(x)
-            follows = bool(layers) and isinstance(layers[0], (nn.ReLU, ReLU6)) and layers[0].inplace
-            if follows and isinstance(layer, nn.BatchNorm2d) and layer.training and layer.affine and x.requires_grad:
-                activated = _Activated(layer, layers.pop(0), x)
-                x = _Activation.apply(x, activated)
-            else:
-                activated = None
+            source = source if source and source.replaced else None
+            following = layers[0] if layers else None
+            unkept = _unkept(layer, x, source, following)
+            if unkept and _activates(following):
+                x = _Activation.apply(x, unkept, layers.pop(0))
         return x
 
 
-class _Activated:
-    """``activation(norm(x))`` of a map x, made from ``y``, which is norm(x) of this batch."""
+def _activates(layer):
+    return isinstance(layer, (nn.ReLU, ReLU6)) and layer.inplace
 
-    def __init__(self, norm, activation, y):
-        self.norm, self.activation, self.map, self.place = norm, activation, None, y.data_ptr()
-        self.limit = 6.0 if isinstance(activation, ReLU6) else None
-        self.node = y.grad_fn  # it keeps x until its own gradient is done: a reference here would keep it longer
+
+def _unkept(layer, map, source, following):
+    """What to keep in place of the ``map`` that ``layer`` gave to the layer ``following``; None for the map itself.
+
+    ``source`` is the `_Unkept` input of ``layer``, None for one that is kept.
+    """
+    made = type(map.grad_fn).__name__
+    if isinstance(layer, nn.BatchNorm2d) and layer.training and layer.affine and made == "NativeBatchNormBackward0":
+        if _activates(following):
+            return _Unkept(map, partial(_normalised, layer, map.grad_fn, source, following), readers=2)
+        if isinstance(following, nn.Conv2d):
+            return _Unkept(map, partial(_normalised, layer, map.grad_fn, source))
+    depthwise = isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels
+    if depthwise and isinstance(following, nn.BatchNorm2d) and made == "ConvolutionBackward0":
+        return _Unkept(map, partial(_convolved, layer, map.grad_fn, source))
+    return None
+
+
+class _Unkept:
+    """In place of a map that is not kept: ``compute()`` gives it again; it stays until ``readers`` gradients had it.
+
+    A node of the graph, of which ``compute`` reads what it keeps, goes with its own gradient: so does the map.
+    """
+
+    def __init__(self, map, compute, readers=1):
+        self.compute, self.readers, self.map, self.read = compute, readers, None, 0
+        self.place, self.replaced = (map.data_ptr(), map.shape, map.stride()), False
 
     @torch.no_grad()
     def again(self):
-        """The map, computed once more and kept until `gradient` has used it."""
+        """The map, for those that compute another one from it."""
         if self.map is None:
-            mean, inverse = self.node._saved_result1, self.node._saved_result2  # 1 / standard deviation of the batch
-            scale = inverse * self.norm.weight
-            shift = torch.addcmul(self.norm.bias, mean, scale, value=-1)
-            zero, one = torch.zeros_like(shift), torch.ones_like(scale)
-            y = torch.native_batch_norm(self.node._saved_input, scale, shift, zero, one, False, 0.0, 0.0)[0]
-            self.map = y.clamp_(0, self.limit)
+            self.map, self.read = self.compute(), 0
         return self.map
 
-    def gradient(self, grad):
-        """The gradient of y, from that of the map."""
-        map, self.map = self.again(), None
-        room = {"grad_input": map} if map.stride() == grad.stride() else {}  # its own memory, if it has the same format
-        if self.limit is None:
-            return torch.ops.aten.threshold_backward(grad, map, 0, **room)
-        return torch.ops.aten.hardtanh_backward(grad, map, 0, self.limit, **room)
+    def take(self):
+        """The map, for one of its readers."""
+        map, self.read = self.again(), self.read + 1
+        if self.read == self.readers:
+            self.map = None
+        return map
 
     def not_kept(self):
-        """A context in which this object is kept for a gradient, where the map would be."""
-        return saved_tensors_hooks(
-            lambda kept: self if kept.data_ptr() == self.place else kept,
-            lambda kept: self.again() if kept is self else kept,
-        )
+        """A context in which this object is kept for a gradient, where the map would be; then ``replaced`` is true."""
+        return saved_tensors_hooks(self._pack, lambda kept: self.take() if kept is self else kept)
+
+    def _pack(self, kept):
+        if (kept.data_ptr(), kept.shape, kept.stride()) != self.place:
+            return kept
+        self.replaced = True
+        return self
+
+
+def _normalised(norm, node, source, activation=None):
+    """Once more the ``activation`` of what ``norm`` gave where ``node`` stands in the graph, from its own input."""
+    mean, inverse = node._saved_result1, node._saved_result2  # 1 / standard deviation of the batch
+    scale = inverse * norm.weight
+    shift = torch.addcmul(norm.bias, mean, scale, value=-1)
+    zero, one = torch.zeros_like(shift), torch.ones_like(scale)
+    y = torch.native_batch_norm(_input(node, source), scale, shift, zero, one, False, 0.0, 0.0)[0]
+    return y.clamp_(0, _limit(activation)) if activation else y
+
+
+def _convolved(conv, node, source):
+    """Once more what ``conv`` gave where ``node`` stands in the graph."""
+    weight = node._saved_weight  # in the precision of the convolution
+    bias = None if conv.bias is None else conv.bias.to(weight.dtype)
+    shape = node._saved_stride, node._saved_padding, node._saved_dilation
+    return torch.conv2d(_input(node, source), weight, bias, *shape, node._saved_groups)
+
+
+def _input(node, source):
+    return source.again() if source else node._saved_input
+
+
+def _limit(activation):
+    return 6.0 if isinstance(activation, ReLU6) else None
 
 
 class _Activation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, y, activated):
-        ctx.activated = activated
+    def forward(ctx, y, unkept, activation):
+        ctx.unkept, ctx.limit = unkept, _limit(activation)
         ctx.mark_dirty(y)
-        activated.activation(y)  # in place, through the layer, so that its hooks are called
+        activation(y)  # in place, through the layer, so that its hooks are called
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return ctx.activated.gradient(grad), None
+        map = ctx.unkept.take()
+        room = {"grad_input": map} if map.stride() == grad.stride() else {}  # its own memory, if it has the same format
+        if ctx.limit is None:
+            return torch.ops.aten.threshold_backward(grad, map, 0, **room), None, None
+        return torch.ops.aten.hardtanh_backward(grad, map, 0, ctx.limit, **room), None, None

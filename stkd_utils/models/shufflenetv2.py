@@ -27,7 +27,7 @@ class Unit(nn.Module):
 
     def forward(self, x):
         left, right = x.chunk(2, dim=1)
-        return interleave(left, self.residual(right))
+        return interleave(left, self.residual(right.clone()))  # a copy, or the gradient would keep all of x
 
 
 class DownUnit(nn.Module):
