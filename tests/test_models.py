@@ -296,16 +296,19 @@ def test_a_chain_with_a_frozen_normalisation_learns_the_same():
     assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-6) for one, other in zip(*results, strict=True))
 
 
-def test_a_chain_can_be_asked_twice_for_its_gradient():
-    chain, images = depthwise_chain(), torch.randn(2, 1, 4, 4)
-    loss = chain(images).square().sum()
+@pytest.mark.parametrize("side", [4, 2])  # the second is smaller than the kernel
+@pytest.mark.parametrize("length", [8, 9])  # ends with an activation, with a convolution
+def test_a_chain_can_be_asked_twice_for_its_gradient(side, length):
+    chain, images = depthwise_chain()[:length], torch.randn(2, 1, side, side)
+    with engine.autocast("cpu", "float32"):
+        loss = chain(images).square().sum()
     first, second = (torch.autograd.grad(loss, list(chain.parameters()), retain_graph=True) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_a_chain_gives_no_second_derivative_and_says_so():
-    chain = models.layers.Chain(*models.layers.conv_bn_relu(1, 4), nn.Conv2d(4, 1, 1))
-    images = torch.ones(2, 1, 4, 4, requires_grad=True)
-    [gradient] = torch.autograd.grad(chain(images).square().sum(), images, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+@pytest.mark.parametrize("first, last", [(0, 3), (3, 6)])  # with an activation, without
+def test_a_chain_gives_no_second_derivative_and_says_so(first, last):
+    chain, images = depthwise_chain()[first:last], torch.ones(2, 4 if first else 1, 4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|has no second derivative"):
+        [gradient] = torch.autograd.grad(chain(images).square().sum(), images, create_graph=True)
         gradient.sum().backward()

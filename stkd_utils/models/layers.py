@@ -127,7 +127,7 @@ def _unkept(layer, map, source, following):
     made = type(map.grad_fn).__name__
     if isinstance(layer, nn.BatchNorm2d) and layer.training and layer.affine and made == "NativeBatchNormBackward0":
         if _activates(following):
-            return _Unkept(map, partial(_normalised, layer, map.grad_fn, source, following), readers=2)
+            return _Unkept(map, partial(_normalised, layer, map.grad_fn, source, following), activated=True)
         if isinstance(following, nn.Conv2d):
             return _Unkept(map, partial(_normalised, layer, map.grad_fn, source))
     depthwise = isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels
@@ -137,38 +137,44 @@ def _unkept(layer, map, source, following):
 
 
 class _Unkept:
-    """In place of a map that is not kept: ``compute()`` gives it again; it stays until ``readers`` gradients had it.
+    """In place of a map that is not kept: ``compute()`` gives it again; it stays until its last reader takes it.
 
-    A node of the graph, of which ``compute`` reads what it keeps, goes with its own gradient: so does the map.
+    The last reader is the gradient of the activation where the map is ``activated``, else the one that would have kept
+    it. A node of the graph, of which ``compute`` reads what it keeps, goes with its own gradient: so does the map.
     """
 
-    def __init__(self, map, compute, readers=1):
-        self.compute, self.readers, self.map, self.read = compute, readers, None, 0
+    def __init__(self, map, compute, activated=False):
+        self.compute, self.activated, self.map = compute, activated, None
         self.place, self.replaced = (map.data_ptr(), map.shape, map.stride()), False
 
     @torch.no_grad()
     def again(self):
-        """The map, for those that compute another one from it."""
+        """The map, for a reader that is not the last."""
         if self.map is None:
-            self.map, self.read = self.compute(), 0
+            self.map = self.compute()
         return self.map
 
     def take(self):
-        """The map, for one of its readers."""
-        map, self.read = self.again(), self.read + 1
-        if self.read == self.readers:
-            self.map = None
+        """The map, for its last reader, who may write into it."""
+        map, self.map = self.again(), None
         return map
 
     def not_kept(self):
         """A context in which this object is kept for a gradient, where the map would be; then ``replaced`` is true."""
-        return saved_tensors_hooks(self._pack, lambda kept: self.take() if kept is self else kept)
+        return saved_tensors_hooks(self._pack, self._unpack)
 
     def _pack(self, kept):
         if (kept.data_ptr(), kept.shape, kept.stride()) != self.place:
             return kept
         self.replaced = True
         return self
+
+    def _unpack(self, kept):
+        if kept is not self:
+            return kept
+        if torch.is_grad_enabled():  # create_graph: the map that is computed again has no history
+            raise RuntimeError("A Chain has no second derivative; make it a torch.nn.Sequential to have one.")
+        return self.again() if self.activated else self.take()
 
 
 def _normalised(norm, node, source, activation=None):
