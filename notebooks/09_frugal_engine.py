@@ -365,15 +365,16 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # ## 7. What the benchmarks recorded
 #
 # A page that is executed once, on a machine that others use too, is no benchmark.
-# `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`:
+# `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
+# The tables show the machine where it ran last; the file keeps the others:
 
 # %% tags=["hide-input"]
 bench = ledger.benchmarks()
 
 
 def recorded(groups, **columns):
-    """The rows of one group of benchmarks as a table, or a sentence where none was recorded yet."""
-    rows = bench[bench.group.isin(groups.split("|"))]
+    """The rows of some groups of benchmarks as a table, or a sentence where none was recorded yet."""
+    rows = ledger.newest_machine(bench[bench.group.isin(groups.split("|"))])
     rows = rows[rows.threads == rows.groupby("group").threads.transform("max")] if len(rows) else rows
     if rows.empty:
         return Markdown(f"*Benchmarks of the group {groups}: not run yet.*")
@@ -412,7 +413,7 @@ recorded("precision", name="experiment", n="seeds", note="finding")
 # How does the time of a step grow with the size of the task? On logarithmic axes the slope is the exponent.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four small panels on logarithmic axes: seconds of a step over batch size, number of classes, students in a pass and image side, each with its slope."}, "figure": {"caption": "Seconds of a step over what grows, medians; the exponent of the fitted power law above each panel.", "name": "figure-growth"}}
-growth = bench[bench.group == "growth"]
+growth = ledger.newest_machine(bench[bench.group == "growth"])
 growth = growth[growth.threads == growth.threads.min()] if len(growth) else growth
 growth = growth.drop_duplicates("name", keep="last")
 _, axes = plt.subplots(1, max(1, len(growth)), figsize=(plots.COLUMN, 2.6), sharey=True)

@@ -169,6 +169,14 @@ def benchmarks():
     return pd.DataFrame(list(known.values()), columns=None if known else ["group", "name", "note", "machine"])
 
 
+def newest_machine(rows):
+    """Those rows of `benchmarks` that the machine of each group's newest row left. Introduced in notebook 09."""
+    if rows.empty:
+        return rows
+    machine = rows.sort_values("date").groupby("group").machine.last()
+    return rows[rows.machine == rows.group.map(machine)]
+
+
 def _file(name):
     """A table that comes with the code, unless the ledger in use has one of its own."""
     return folder() / name if (folder() / name).exists() else own_folder() / name

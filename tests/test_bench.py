@@ -121,7 +121,7 @@ def test_history_keeps_what_is_there(harness, tmp_path):
     assert [row["name"] for row in rows] == ["one", "two"] and rows[0]["images_per_second"] == 128
 
 
-@pytest.mark.parametrize("student, most, low_most", [("mobilenetv2", 1.8, 1.6), ("shufflenetv2", 1.6, 1.55)])
+@pytest.mark.parametrize("student, most, low_most", [("mobilenetv2", 1.8, 1.5), ("shufflenetv2", 1.6, 1.5)])
 def test_distilling_on_cifar_100_stays_within_its_memory(root, student, most, low_most):
     done = script(root, "tests/bench/memory.py", student, "auto")
     assert done.returncode == 0, done.stderr

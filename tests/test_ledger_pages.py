@@ -146,7 +146,27 @@ def test_of_a_benchmark_the_newest_row_on_each_machine_counts(tmp_path, monkeypa
     assert list(found.note) == ["", "", "x"] and found.machine.nunique() == 2
 
 
+def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_it_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    a, b = ({"cpu": name, "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": None} for name in "AB")
+    days = [f"2026-11-0{day}T00:00:00+00:00" for day in range(1, 5)]
+    rows = [
+        benchmark(hardware=a, date=days[0], name="grown", group="growth"),
+        benchmark(hardware=a, date=days[3], note="again"),  # the newest, though its first row was the oldest
+        benchmark(hardware=b, date=days[1]),
+        benchmark(hardware=a, date=days[2], name="other"),
+    ]
+    (tmp_path / "bench.jsonl").write_text("\n".join([benchmark(hardware=a, date=days[0]), *rows]) + "\n")
+    shown = ledger.newest_machine(ledger.benchmarks())
+    assert sorted(zip(shown.name, shown.note, strict=True)) == [("grown", ""), ("other", ""), ("plain", "again")]
+    later = benchmark(hardware=b, date=days[3].replace("04", "05"))
+    (tmp_path / "bench.jsonl").write_text("\n".join([*rows[1:], later]) + "\n")
+    shown = ledger.newest_machine(ledger.benchmarks())
+    assert list(shown.name) == ["plain"] and shown.machine.iloc[0].startswith("B")
+
+
 def test_without_benchmarks_the_table_is_empty(tmp_path, monkeypatch):
     (tmp_path / "bench.jsonl").write_text("")
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     assert ledger.benchmarks().empty and "group" in ledger.benchmarks()
+    assert ledger.newest_machine(ledger.benchmarks()).empty
