@@ -1,10 +1,12 @@
 """Data sets as uint8 tensors on the device: reading, splitting, limiting, batching."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
+from . import engine
 from .augmentation import Augmentation, Moves, augment, draw, normalise, view
 from .seeding import generator
 from .sources import DataDamaged, DataError, DataNotFound, fetch, names, read, root_folder
@@ -51,6 +53,7 @@ class Dataset:
     std: torch.Tensor
     class_names: tuple
     checksum: str
+    _looks: dict = field(default_factory=dict, init=False, repr=False)  # by augmentation
     metric = "accuracy"  # what validation compares
 
     @property
@@ -78,13 +81,19 @@ class Dataset:
 
         ``generators`` holds the CPU generators of "order" and "augment": equal states, equal batches.
         """
-        images, labels = self.train.images, self.train.labels
+        look = self._looks.setdefault(augmentation, engine.Captured(partial(self._look, augmentation)))
         batches = list(order(self.train, batch_size, generators["order"]))
         # drawn for the whole pass: copying the moves of each batch would make a GPU wait for every step
         drawn = draw(sum(map(len, batches)), augmentation, generators["augment"], self.device).split(batch_size)
         for positions, moves in zip(batches, drawn, strict=True):
-            views = view(images[positions], moves, self.mean, self.std)
-            yield Batch(views, labels[positions], positions, moves, number)
+            views, labels = look(positions, moves.shift_x, moves.shift_y, moves.flip, moves.angle)
+            if look.graphs:  # the next ones will be written over them
+                views, labels = views.clone(), labels.clone()
+            yield Batch(views, labels, positions, moves, number)
+
+    def _look(self, augmentation, positions, *moves):
+        images = self.train.images[positions]
+        return view(images, Moves(augmentation, *moves), self.mean, self.std), self.train.labels[positions]
 
 
 def load(

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.overrides import TorchFunctionMode
 
 PRECISIONS = ("float32", "bfloat16", "auto")
+WARM_UP = 3  # calls before a CUDA graph is recorded, in which libraries choose their kernels and optimisers their state
 
 
 def default_device():
@@ -86,15 +88,73 @@ def frozen(model, precision, device):
     return _Frozen(model, resolve(precision, device), device)
 
 
-def compile_in_place(model, device):
-    """Let PyTorch compile what ``model`` computes, forward and backward; it stays the same module with its weights.
+class Captured:
+    """``function`` with its kernels on a GPU recorded once, as a CUDA graph, and then started all at one stroke.
 
-    On a GPU the kernels of each pass are captured as a CUDA graph, so that Python no longer starts each of them. The
-    first batch of each mode and shape takes seconds on a GPU and minutes on a CPU, which the meter sees as part of the
-    training. Compiled arithmetic rounds differently. Needs a compiler: Triton on a GPU, C++ on a CPU. Introduced in
-    notebook 09.
+    Called like ``function``, with tensors and numbers, and with the same effects on what it changes (weights, buffers).
+    For each shape of the tensors, the first `WARM_UP` calls start the kernels one by one, the next one records them.
+    From then on what a call returns is overwritten by the next one. ``function`` must neither wait for the GPU nor
+    choose by values, and reads numbers as scalar tensors; one that makes gradients is to be called in a `Lanes`. For
+    tensors on a CPU it is just called. Introduced in notebook 09.
     """
-    model.compile(mode="reduce-overhead" if torch.device(device).type == "cuda" else "default")
+
+    def __init__(self, function):
+        self._function, self._calls, self._graphs = function, Counter(), {}
+
+    @property
+    def graphs(self):
+        """How many shapes were recorded."""
+        return len(self._graphs)
+
+    def __call__(self, *arguments):
+        device = next(argument.device for argument in arguments if isinstance(argument, torch.Tensor))
+        if device.type != "cuda":
+            return self._function(*arguments)
+        shapes = tuple(getattr(argument, "shape", None) for argument in arguments)
+        if shapes not in self._graphs:
+            self._calls[shapes] += 1
+            own = [a if isinstance(a, torch.Tensor) else torch.full((), float(a), device=device) for a in arguments]
+            if self._calls[shapes] <= WARM_UP:
+                return self._function(*own)
+            self._graphs[shapes] = self._recorded([tensor.clone() for tensor in own])
+        graph, inputs, returned = self._graphs[shapes]
+        for own, argument in zip(inputs, arguments, strict=True):
+            (own.copy_ if isinstance(argument, torch.Tensor) else own.fill_)(argument)
+        graph.replay()
+        return returned
+
+    def _recorded(self, inputs):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            returned = self._function(*inputs)
+        return graph, inputs, returned
+
+
+def watched(model):
+    """Whether Python looks on when ``model`` answers (forward hooks), which it does not when a graph is replayed."""
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
+class Lanes:
+    """``count`` queues of work on a GPU, which run side by side; on a CPU what is asked is done in turn.
+
+    ``with lanes[i]:`` asks for work that waits for all that was asked outside before; `join` makes what is asked
+    outside from then on wait for all lanes. Introduced in notebook 09.
+    """
+
+    def __init__(self, count, device):
+        self._streams = [torch.cuda.Stream(device) for _ in range(count)] if torch.device(device).type == "cuda" else []
+
+    def __getitem__(self, number):
+        if not self._streams:
+            return nullcontext()
+        self._streams[number].wait_stream(torch.cuda.current_stream(self._streams[number].device))
+        return torch.cuda.stream(self._streams[number])
+
+    def join(self):
+        """Let the work outside wait for all lanes."""
+        for stream in self._streams:
+            torch.cuda.current_stream(stream.device).wait_stream(stream)
 
 
 class _Frozen(torch.nn.Module):

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import torch
 
-from . import losses
+from . import engine, losses
 
 
 class Teacher(torch.nn.Module):
@@ -20,6 +20,7 @@ class Teacher(torch.nn.Module):
         super().__init__()
         self.network, self.stored = network, stored
         self.eval().requires_grad_(False)
+        self._captured = engine.Captured(network)
         self._batch = self._logits = None
         self._counted = 0, 0
 
@@ -34,7 +35,7 @@ class Teacher(torch.nn.Module):
             endless = batch.moves.augmentation.views == math.inf
             return self.stored(batch.views, batch.positions, batch.epoch - 1 if endless else batch.moves.number())
         with torch.no_grad():  # not inference mode: a loss may keep these logits for its gradient
-            return self.network(batch.views)
+            return (self.network if engine.watched(self.network) else self._captured)(batch.views)
 
     def computed(self):
         """Share of the images, of those asked about since the last call, that went through the network."""
@@ -87,11 +88,24 @@ class Objective:
         """MACs of one image's backward pass through what ``macs`` counts: gradients of weights and of inputs."""
         return 2 * self.macs
 
-    def terms(self, batch, logits_s):
-        """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""
+    def given(self, batch):
+        """What ``loss`` takes besides the student's logits, for one `data.Batch`: a list of tensors and numbers."""
         teacher = [self.teacher(batch)] if self.teacher else []
         tau = [self.policy.draw(batch.epoch)] if self.policy else []
-        return self.loss(logits_s, *teacher, batch.labels, *tau, **self.settings)
+        return [*teacher, batch.labels, *tau]
+
+    def terms(self, batch, logits_s):
+        """Named loss terms of one `data.Batch`; ``logits_s`` (N, classes)."""
+        return self.compare(logits_s, *self.given(batch))
+
+    def compare(self, logits_s, *given):
+        """Named loss terms of ``logits_s`` (N, classes) and what was `given` for their batch."""
+        return self.loss(logits_s, *given, **self.settings)
+
+    @property
+    def fixed(self):
+        """Whether every step does the same: `compare`, with nothing that learns beside the student."""
+        return type(self).terms is Objective.terms and self.module is None
 
 
 class Supervised(Objective):

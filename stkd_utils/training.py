@@ -33,13 +33,15 @@ class Diverged(RuntimeError):
 
 
 @torch.inference_mode()
-def evaluate(model, split, dataset, batch_size=128, precision="float32", answers=None):
+def evaluate(model, split, dataset, batch_size=None, precision="float32", answers=None):
     """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
 
+    ``batch_size`` None is 128, and 1000 on a GPU, which does the same work with an eighth of the calls.
     ``precision`` as in `engine.resolve`; the list ``answers`` receives the logits of each batch, float32 (B, K). The
     model's training mode is restored afterwards.
     """
     was_training = model.training
+    batch_size = batch_size or (1000 if split.images.is_cuda else 128)
     model.eval()
     correct = loss = 0.0
     for images, labels in data.batches(split, batch_size):
@@ -107,7 +109,11 @@ class Trainer:
         self.generators = {stream: generator(self.data_seed, stream) for stream in ("order", "augment")}
         self.fit_state = Fit()
         self.diverged = ""  # why this student could not go on
+        self._sums = {}  # of this epoch, by name: a scalar on the device
         self._own_random = OwnRandom(seed, self._device)
+        # a step that is always the same may be recorded on a GPU; of the optimisers, PyTorch allows it for SGD as it is
+        fixed = getattr(objective, "fixed", False) and protocol.optimiser == "sgd"
+        self._repeat = engine.Captured(self._learn_fixed) if fixed else None
 
     @property
     def epoch(self):
@@ -128,34 +134,50 @@ class Trainer:
         """Get ready for an epoch."""
         for module in self._modules:
             module.train()
-        self._sums, self._hits, self._seen = {}, {}, 0
+        self._seen = 0
+        for value in self._sums.values():
+            value.zero_()
 
     def step(self, batch, lr):
-        """Learn from one `data.Batch` at learning rate ``lr``."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._lr = lr
+        """Learn from one `data.Batch` at learning rate ``lr``; on a GPU, in a lane of `engine.Lanes`."""
         with self._own_random():
             if self.objective.teacher:
                 self.objective.teacher(batch)  # it answers now, so that its maps are gone before the student's are kept
-            with engine.autocast(self._device, self.precision):
-                outputs = self.model(batch.views).float()
-            terms = self.objective.terms(batch, outputs)
-            losses.total(terms).backward()
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)  # now, so that the next student needs no room beside it
-        # summed on the device: reading a number here would make a GPU wait for every step
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach() * len(batch.labels)
-        for name, count in batch.hits(outputs.detach()).items():
-            self._hits[name] = self._hits.get(name, 0) + count
+            if self._repeat:
+                self._repeat(batch.views, batch.labels, lr, *self.objective.given(batch))
+            else:
+                self._learn(batch, lr, self.objective.terms)
+        self._set_lr(lr)
         self._seen += len(batch.labels)
+
+    def _learn_fixed(self, views, labels, lr, *given):
+        batch = data.Batch(views, labels, positions=None, moves=None, epoch=None)
+        self._learn(batch, lr, lambda batch, outputs: self.objective.compare(outputs, *given))
+
+    def _learn(self, batch, lr, compare):
+        """One step of the optimiser; the terms that ``compare`` makes of batch and outputs, and hits, are added up."""
+        self._set_lr(lr)
+        with engine.autocast(self._device, self.precision):
+            outputs = self.model(batch.views).float()
+        terms = compare(batch, outputs)
+        losses.total(terms).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)  # now, so that the next student needs no room beside it
+        # summed on the device: reading a number here would make a GPU wait for every step
+        summed = {f"loss_{name}": value.detach() * len(batch.labels) for name, value in terms.items()}
+        hits = {f"train_{name}": count for name, count in batch.hits(outputs.detach()).items()}
+        for name, value in (summed | hits).items():
+            self._sums.setdefault(name, torch.zeros_like(value)).add_(value)
+
+    def _set_lr(self, lr):
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._lr = lr
 
     def learnt(self, epoch):
         """The row of the epoch that was just trained: learning rate, loss terms, hits; sets ``diverged``."""
-        means = {f"loss_{name}": float(value) / self._seen for name, value in self._sums.items()}
-        self._check_finite(means, epoch)
-        hits = {f"train_{name}": float(count) / self._seen for name, count in self._hits.items()}
-        return {"epoch": epoch, "lr": self._lr, **means, **hits}
+        means = {name: float(value) / self._seen for name, value in self._sums.items()}
+        self._check_finite({name: value for name, value in means.items() if name.startswith("loss_")}, epoch)
+        return {"epoch": epoch, "lr": self._lr, **means}
 
     def end_epoch(self, row, part, seconds):
         """Validate, and add ``row`` to the history with the ``part`` of the pass and its ``seconds``; the whole row."""
@@ -274,6 +296,17 @@ def train(trainers, meter=None, on_epoch=None, say=print):
     return [trainer.fit_state for trainer in trainers]
 
 
+def side_by_side(trainers, batch, rates, lanes):
+    """Let every trainer learn from one `data.Batch` at its learning rate, each in its lane of `engine.Lanes`."""
+    for trainer in trainers:
+        if trainer.objective.teacher:
+            trainer.objective.teacher(batch)  # outside of the lanes, because others may share the answer
+    for number, (trainer, lr) in enumerate(zip(trainers, rates, strict=True)):
+        with lanes[number]:
+            trainer.step(batch, lr)
+    lanes.join()  # the next batch may take the memory of this one
+
+
 def _epoch(trainers, epoch, meter):
     started = time.perf_counter()
     with metered(trainers, meter, f"epoch {epoch}") as parts:
@@ -294,9 +327,9 @@ def _pass(trainers, epoch):
     count = math.ceil(len(first.dataset.train) / size)
     for trainer in trainers:
         trainer.start_epoch()
+    lanes = engine.Lanes(len(trainers), first.dataset.device)
     for number, batch in enumerate(first.dataset.epoch(size, first.augmentation, generators, epoch)):
-        for trainer in trainers:
-            trainer.step(batch, trainer.protocol.lr_at(epoch, number, count))
+        side_by_side(trainers, batch, [trainer.protocol.lr_at(epoch, number, count) for trainer in trainers], lanes)
     for trainer in trainers[1:]:
         for name, state in generators.items():
             trainer.generators[name].set_state(state.get_state())

@@ -226,6 +226,7 @@ def test_shape_and_type_of_a_view(channels):
     assert views.shape == images.shape and views.dtype == torch.float32 and views.device == images.device
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("some", [Augmentation(4, True), FULL])
 def test_a_gpu_gets_the_same_views(some):

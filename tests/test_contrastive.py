@@ -234,6 +234,7 @@ def test_no_value_is_read_back_from_a_device():
     assert features_s.grad.is_meta and module.bank_t.is_meta
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu_the_negatives_are_those_of_the_cpu():
     module = banks(LABELS.cuda()).cuda()

@@ -175,6 +175,7 @@ def test_run_ids_do_not_depend_on_the_order_of_keys():
     assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_a_gpu_is_used_when_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(together, "default_device", training.default_device)

@@ -242,6 +242,7 @@ def test_two_processes_at_once_share_a_table_without_harm(tmp_path, digits):
         assert kept.computed == 0
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_a_gpu_stored_logits_come_back_to_it(tmp_path):
     digits = data.load("digits", device="cuda", train_limit=160, val_limit=50, test_limit=50)

@@ -1,6 +1,7 @@
 """The loop: the paper's schedule, a frozen teacher, one draw per batch, honest evaluation, clear stops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_trap_S7_the_test_split_is_not_read_while_training(digits):
         def __getattr__(self, name):
             raise AssertionError("the test split was read during training")
 
-    blind = data.Dataset(**{**vars(digits), "test": Forbidden()})
+    blind = replace(digits, test=Forbidden())
     trainer(blind).fit()
 
 

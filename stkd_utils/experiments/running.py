@@ -29,7 +29,18 @@ def run(
     training.Diverged when the loss is no longer a number, scalars.TensorBoardMissing.
     """
     options = {"runs": runs, "progress": progress, "intensity": intensity, "save_seconds": save_seconds}
-    return _runs(name, [(seed, overrides)], profile, tensorboard=tensorboard, **options)[0]
+    return _runs([(name, seed, overrides)], profile, tensorboard=tensorboard, **options)[0]
+
+
+def side_by_side(wanted, profile="quick", **options):
+    """The `Run` of each (name, seed, overrides) in the list ``wanted``; what is not there yet is trained in one pass.
+
+    The runs may be of several experiments, such as students with and without a teacher, on the same batches and views;
+    with several seeds all need one ``data_seed``. Each ends as if trained alone, and pays its share of the pass.
+    ``options`` are those of `run`. Raises ExperimentError for runs that cannot share a pass, and as `run`. Introduced
+    in notebook 09.
+    """
+    return _runs(wanted, profile, **options)
 
 
 def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid):
@@ -48,8 +59,8 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     if together:
         options = {key: fixed.pop(key) for key in OPTIONS if key in fixed}
-        asked = [(seed, {**fixed, **point}) for point in points for seed in seeds]
-        found = iter(_runs(name, asked, profile, progress=progress, **options))
+        asked = [(name, seed, {**fixed, **point}) for point in points for seed in seeds]
+        found = iter(side_by_side(asked, profile, progress=progress, **options))
     done = []
     for point in points:
         if together:
@@ -67,14 +78,13 @@ def _is_list(value, known):
     return isinstance(value, (list, tuple)) and not (known and known[0](value))
 
 
-def _runs(name, wanted, profile, *, runs=None, **options):
-    """The `Run` of each (seed, overrides) in ``wanted``; those that are not there yet are trained in one pass."""
-    questions = [(_whole(seed), resolved(name, profile, overrides)) for seed, overrides in wanted]
+def _runs(wanted, profile, *, runs=None, **options):
+    questions = [(_whole(seed), resolved(name, profile, overrides)) for name, seed, overrides in wanted]
     together.check(questions)
     if options.get("tensorboard"):
         scalars.check()
     plans = []
-    for seed, asked in questions:
+    for (name, *_), (seed, asked) in zip(wanted, questions, strict=True):
         before = {"profile": profile, "runs": runs, **options}
         teacher, start = _teacher(asked, seed, **before), _start(asked, seed, **before)
         plans.append(Plan(name, profile, seed, asked, teacher, runs_folder(runs), start))

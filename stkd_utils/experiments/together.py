@@ -105,7 +105,7 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
         teacher = teachers[which]
     objective = tasks.method(asked).objective(Parts(asked, model, dataset, plan.seed, teacher, _policy(plan)))
     if asked.get("compiled"):
-        engine.compile_in_place(model, device)
+        model.compile()
     _carry_over(plan)
     protocol = Protocol(**{key: asked[key] for key in Protocol.__dataclass_fields__ if key in asked})
     return Trainer(
@@ -146,7 +146,7 @@ def _teacher(plan, dataset, augmentation, precision, say):
     network = engine.frozen(plan.teacher.model(asked["teacher_epoch"], device), precision, device)
     if not asked.get("stored_teacher"):
         if asked.get("compiled"):
-            engine.compile_in_place(network.network, device)
+            network.network.compile()
         return Teacher(network)
     per_epoch = {"epochs": asked["epochs"]}
     if augmentation.views == math.inf:  # no view comes twice: keep one answer per image and epoch of this data seed

@@ -52,7 +52,7 @@ def test_compiled(race, shape, student, device):
     step = harness.Pass(student, **shape)
     [trainer] = step.trainers
     for network in (trainer.model, trainer.objective.teacher.network.network):
-        harness.engine.compile_in_place(network, device)
+        network.compile()
     started = time.perf_counter()
     step()
     harness.wait(device)

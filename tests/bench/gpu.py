@@ -14,7 +14,7 @@ def main():
         print("No CUDA device answers, so nothing was measured and nothing was changed.")
         return 0
     run = [sys.executable, "-m", "pytest", "-q"]
-    failed = subprocess.run([*run, "tests"], cwd=ROOT).returncode
+    failed = subprocess.run([*run, "-m", "gpu", "tests"], cwd=ROOT).returncode
     bench = ["tests/bench", "-o", "python_files=bench_*.py", "-o", "addopts=", "--benchmark-quiet", "--device", "cuda"]
     return subprocess.run([*run, *bench, "--history", "book/ledger/bench.jsonl"], cwd=ROOT).returncode or failed
 

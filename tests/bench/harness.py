@@ -15,7 +15,7 @@ from stkd_utils.carbon import Meter
 from stkd_utils.data import Batch
 from stkd_utils.objectives import Distillation, Teacher
 from stkd_utils.protocol import Protocol
-from stkd_utils.training import Trainer
+from stkd_utils.training import Trainer, side_by_side
 
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
@@ -36,6 +36,7 @@ class Pass:
         teacher = Teacher(engine.frozen(network, precision, device))
         self.augmentation = data.Augmentation(4, True, 15.0)
         self.trainers = [self._trainer(student, seed, teacher, width, device, precision) for seed in range(students)]
+        self.lanes = engine.Lanes(students, device)
         for trainer in self.trainers:
             trainer.start_epoch()
 
@@ -54,8 +55,7 @@ class Pass:
         moves = data.draw(len(self.positions), self.augmentation, self.moves, split.images.device)
         views = data.view(split.images[self.positions], moves, self.dataset.mean, self.dataset.std)
         batch = Batch(views, split.labels[self.positions], self.positions, moves, 1)
-        for trainer in self.trainers:
-            trainer.step(batch, 0.01)
+        side_by_side(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
 
 
 def _random(classes, size, batch, device):

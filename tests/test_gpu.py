@@ -1,0 +1,177 @@
+"""What only a GPU can show: recorded steps, students side by side, the energy counter. `make bench-gpu` runs it."""
+
+import itertools
+
+import pytest
+import torch
+
+from stkd_utils import carbon, data, engine, experiments, models, temperature, training
+from stkd_utils.data import Augmentation
+from stkd_utils.experiments import together
+from stkd_utils.objectives import Distillation, Supervised, Teacher
+from stkd_utils.protocol import Protocol
+from stkd_utils.training import Trainer, train
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine"),
+]
+TINY = {"profile": "smoke", "progress": "none", "epochs": 6}
+MOVES = Augmentation(1, True, 10.0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", device="cuda", train_limit=200, val_limit=60, test_limit=60)
+
+
+def trainer(digits, student="mobilenetv2", seed=0, teacher=None, policy="stochastic", precision="float32", **protocol):
+    model = models.build(student, digits.classes, channels=1, width=0.25, depth=0.25, seed=seed).to("cuda")
+    asked = {"tau": 4.0} if policy == "fixed" else {"tau_low": 2, "tau_high": 20}
+    objective = Supervised()
+    if teacher:
+        objective = Distillation(teacher, temperature.build(policy, seed=seed, **asked), 0.05, 0.95)
+    return Trainer(
+        model, digits, Protocol(**{"epochs": 6, "batch_size": 64, "lr": 0.05, **protocol}), objective, seed=seed,
+        data_seed=0, augmentation=MOVES, meter=carbon.Meter(), precision=precision, macs=(1, 1), name=str(seed),
+    )  # fmt: skip
+
+
+def a_teacher(digits):
+    network = models.build("resnet18", digits.classes, channels=1, width=0.25, depth=0.25, seed=9)
+    return Teacher(engine.frozen(network, "float32", "cuda"))
+
+
+def losses(history):
+    return torch.tensor([sum(value for key, value in row.items() if key.startswith("loss_")) for row in history])
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Convolutions add in one order, so that a run and its repetition differ by little else than nothing."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+def test_numbers_and_tensors_reach_a_recorded_function():
+    weight, seen = torch.zeros(3, device="cuda"), []
+
+    def function(x, factor):
+        seen.append(factor)
+        weight.add_(x * factor)
+        return weight * 2
+
+    captured, lanes, expected = engine.Captured(function), engine.Lanes(1, "cuda"), torch.zeros(3)
+    for number in range(10):
+        x = torch.full((3,), float(number))
+        with lanes[0]:
+            out = captured(x.cuda(), number / 2)
+        lanes.join()
+        expected += x * number / 2
+        assert torch.equal(out.cpu(), 2 * expected) and torch.equal(weight.cpu(), expected)
+    assert len(seen) == engine.WARM_UP + 1  # Python was not asked again
+
+
+def test_a_graph_for_every_shape():
+    captured, lanes = engine.Captured(lambda x: x.sum()), engine.Lanes(1, "cuda")
+    for _ in range(6):
+        for count in (3, 5):
+            with lanes[0]:
+                total = captured(torch.ones(count, device="cuda"))
+            lanes.join()
+            assert total.item() == count
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("policy", ["fixed", "stochastic", "learnable", None])
+def test_recorded_steps_learn_as_steps_that_are_started_one_by_one(digits, deterministic, monkeypatch, policy, precision):
+    found = []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr(engine, "WARM_UP", warm_up)
+        one = trainer(digits, teacher=a_teacher(digits) if policy else None, policy=policy, precision=precision)
+        found.append(losses(one.fit().history))
+        recorded = one._repeat.graphs if one._repeat else 0
+        assert recorded == (2 if warm_up == 3 and policy != "learnable" else 0)
+    assert torch.allclose(*found, rtol=0.02)  # the same kernels; some add in an order that changes from run to run
+
+
+def test_the_learning_rate_of_each_step_reaches_the_graph(digits):
+    one = trainer(digits, epochs=20)
+    train([one])
+    before = {name: value.clone() for name, value in one.model.named_parameters()}
+    batch = next(iter(digits.epoch(64, MOVES, one.generators, 21)))
+    one.start_epoch()
+    training.side_by_side([one], batch, [0.0], engine.Lanes(1, "cuda"))
+    assert all(torch.equal(value, before[name]) for name, value in one.model.named_parameters())
+    training.side_by_side([one], batch, [0.1], engine.Lanes(1, "cuda"))
+    assert not any(torch.equal(value, before[name]) for name, value in one.model.named_parameters())
+
+
+def test_side_by_side_each_learns_as_alone(digits, deterministic):
+    seeds = (0, 1, 2)
+    alone = [losses(trainer(digits, seed=seed, teacher=a_teacher(digits)).fit().history) for seed in seeds]
+    shared = a_teacher(digits)
+    several = [trainer(digits, seed=seed, teacher=shared) for seed in seeds]
+    fits = train(several, carbon.Meter())
+    for fit, expected in zip(fits, alone, strict=True):
+        assert torch.allclose(losses(fit.history), expected, rtol=0.02)
+
+
+def test_an_interrupted_run_goes_on(digits, deterministic, tmp_path):
+    whole = trainer(digits, teacher=a_teacher(digits)).fit()
+    first = trainer(digits, teacher=a_teacher(digits))
+    first.path, first.save_seconds = tmp_path / "c.pt", 0.0
+
+    def stop(row):
+        if row["epoch"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(on_epoch=stop)
+    second = trainer(digits, teacher=a_teacher(digits))
+    second.path = first.path
+    assert torch.allclose(losses(second.fit().history), losses(whole.history), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_network_can_be_recorded(digits, name):
+    one = trainer(digits, student=name, precision="bfloat16")
+    history = one.fit().history
+    assert torch.isfinite(losses(history)).all() and one._repeat.graphs == 2
+
+
+METHODS = ["kd", "kd-standardised", "tfkd-reg", "kd-rectified-teacher", "mse", "dml", "crd"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_way_to_teach_runs(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "default_device", training.default_device)
+    known = [name for name in experiments.names() if name.startswith("digits/")]
+    name = next((n for n in known if experiments.load(n)["method"] == method), None)
+    if name is None:
+        pytest.skip(f"no experiment on digits of the method {method}")
+    run = experiments.run(name, 0, runs=tmp_path, **TINY)
+    assert run.record["hardware"]["device"] == "cuda"
+    assert torch.isfinite(losses(run.record["history"])).all()
+
+
+def test_the_energy_of_a_run_is_read_from_the_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "default_device", training.default_device)
+    run = experiments.run("digits/resnet18-mobilenetv2-stochastic", 0, runs=tmp_path, **TINY)
+    gpu = run.record["cost"]["train"]["components"]["gpu"]
+    assert gpu["how"] == "measured" and gpu["kwh"] > 0
+    assert run.record["hardware"]["gpu"]
+
+
+def test_no_step_waits_for_the_gpu(digits):
+    one = trainer(digits, teacher=a_teacher(digits))
+    train([one])
+    one.start_epoch()
+    lanes = engine.Lanes(1, "cuda")
+    batches = list(itertools.islice(digits.epoch(64, MOVES, one.generators, 7), 3))
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            training.side_by_side([one], batch, [0.01], lanes)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
