@@ -22,34 +22,28 @@ class TimeIsUp(BaseException):
 
 
 def agenda(dataset="cifar100", profile=PROFILE):
-    """What is to be run, the most telling first: a list of (experiment, options of `experiments.sweep`)."""
+    """What is to be run, the most telling first: a list of passes, each a list of (experiment, seed, overrides)."""
     scale = experiments.profile(profile)
-    first, more = list(scale.seeds[:1]), list(scale.seeds[1:])
-    kd, taus = f"{dataset}/resnet18-{{}}-kd", list(scale.taus)
+    kd = f"{dataset}/resnet18-{{}}-kd"
 
-    def ways(student, seeds):
-        yield f"{dataset}/{student}-base", {"seeds": seeds}
-        for tau in (4, 20):
-            yield kd.format(student), {"seeds": seeds, "tau": tau}
-        yield f"{dataset}/resnet18-{student}-stochastic", {"seeds": seeds}
+    def ways(student, seed):
+        names = [f"{dataset}/{student}-base", *2 * [kd.format(student)], f"{dataset}/resnet18-{student}-stochastic"]
+        return [(name, seed, tau) for name, tau in zip(names, ({}, {"tau": 4}, {"tau": 20}, {}), strict=True)]
 
-    todo = [(f"{dataset}/resnet18-base", {"seeds": first})]
-    todo += ways("mobilenetv2", first)
-    todo += [item for seed in more for item in ways("mobilenetv2", [seed])]
-    todo += [item for seed in scale.seeds for item in ways("shufflenetv2", [seed])]
-    todo += [(kd.format("mobilenetv2"), {"seeds": [seed], "tau": taus, "together": True}) for seed in scale.seeds]
+    todo = [[(f"{dataset}/resnet18-base", scale.seeds[0], {})]]
+    todo += [ways(student, seed) for student in ("mobilenetv2", "shufflenetv2") for seed in scale.seeds]
+    todo += [[(kd.format("mobilenetv2"), seed, {"tau": tau}) for tau in scale.taus] for seed in scale.seeds]
     return todo
 
 
 def work(todo, profile=PROFILE, progress="lines"):
-    """Train what is not there yet, item by item; every finished run is added to the ledger at once.
+    """Train what is not there yet, pass by pass; every finished run is added to the ledger at once.
 
-    A run whose loss is no longer a number does not stop the items after it.
+    A run whose loss is no longer a number does not stop those beside and after it.
     """
-    for name, options in todo:
+    for wanted in todo:
         try:
-            runs = experiments.sweep(name, profile=profile, progress=progress, **options)
-            records = [run.record for run in runs]
+            records = [run.record for run in experiments.side_by_side(wanted, profile, progress=progress)]
         except Diverged as error:
             print(error, flush=True)
             records = error.records

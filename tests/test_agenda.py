@@ -9,21 +9,21 @@ from stkd_utils import checkpoint, experiments, ledger
 
 def test_the_most_telling_comes_first():
     todo = agenda.agenda()
-    assert [name for name, _ in todo[:5]] == [
-        "cifar100/resnet18-base",
-        "cifar100/mobilenetv2-base",
-        "cifar100/resnet18-mobilenetv2-kd",
-        "cifar100/resnet18-mobilenetv2-kd",
-        "cifar100/resnet18-mobilenetv2-stochastic",
+    assert todo[0] == [("cifar100/resnet18-base", 0, {})]
+    assert todo[1] == [
+        ("cifar100/mobilenetv2-base", 0, {}),
+        ("cifar100/resnet18-mobilenetv2-kd", 0, {"tau": 4}),
+        ("cifar100/resnet18-mobilenetv2-kd", 0, {"tau": 20}),
+        ("cifar100/resnet18-mobilenetv2-stochastic", 0, {}),
     ]
-    assert [options.get("tau") for _, options in todo[2:4]] == [4, 20]
-    alone, grids = todo[:-5], todo[-5:]
-    assert [("shufflenetv2" in name) for name, _ in alone] == [False] * 21 + [True] * 20
-    assert all(options["together"] and len(options["tau"]) == 19 for _, options in grids)
+    ways, grids = todo[1:-5], todo[-5:]
+    assert [{seed for _, seed, _ in wanted} for wanted in ways] == 2 * [{0}, {1}, {2}, {3}, {4}]
+    assert ["shufflenetv2" in wanted[0][0] for wanted in ways] == [False] * 5 + [True] * 5
+    assert [len(wanted) for wanted in grids] == [19] * 5
 
 
 def test_every_item_is_an_experiment():
-    assert {name for name, _ in agenda.agenda()} <= set(experiments.names())
+    assert {name for wanted in agenda.agenda() for name, *_ in wanted} <= set(experiments.names())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which would start to train")
@@ -39,22 +39,24 @@ def test_a_finished_run_is_a_row_at_once_and_an_interrupted_item_continues(tmp_p
     monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
     (tmp_path / "ledger").mkdir()
-    todo = agenda.agenda("digits", "smoke")[:3]
-    real = experiments.sweep
+    todo = agenda.agenda("digits", "smoke")[:2]
+    real = experiments.side_by_side
 
-    def stops_at_the_third(name, **options):
-        if "tau" in options:
+    def stops_at_the_second(wanted, *args, **options):
+        if len(wanted) > 1:
             raise agenda.TimeIsUp
-        return real(name, **options)
+        return real(wanted, *args, **options)
 
-    monkeypatch.setattr(experiments, "sweep", stops_at_the_third)
+    monkeypatch.setattr(experiments, "side_by_side", stops_at_the_second)
     with pytest.raises(agenda.TimeIsUp):
         agenda.work(todo, "smoke", progress="none")
-    assert len(ledger.load()[0]) == 2
-    monkeypatch.setattr(experiments, "sweep", real)
+    assert len(ledger.load()[0]) == 1
+    monkeypatch.setattr(experiments, "side_by_side", real)
     agenda.work(todo, "smoke", progress="none")
     records, problems = ledger.load()
-    assert not problems and [record["experiment"] for record in records] == [name for name, _ in todo]
+    assert not problems
+    assert [record["experiment"] for record in records] == [name for wanted in todo for name, *_ in wanted]
+    assert records[1]["cost"]["train"]["seconds"] < records[2]["cost"]["train"]["seconds"]  # no teacher, smaller share
 
 
 def test_the_end_of_the_minutes_is_not_taken_for_an_error(tmp_path, monkeypatch):
@@ -69,7 +71,7 @@ def test_a_run_that_diverges_is_said_and_the_next_item_goes_on(tmp_path, monkeyp
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
     (tmp_path / "ledger").mkdir()
     kd, base = "digits/resnet18-mobilenetv2-kd", "digits/mobilenetv2-base"
-    todo = [(kd, {"seeds": [0], "tau": 4, "lr": [0.1, 1e30], "together": True}), (base, {"seeds": [0]})]
+    todo = [[(kd, 0, {"tau": 4, "lr": 0.1}), (kd, 0, {"tau": 4, "lr": 1e30})], [(base, 0, {})]]
     agenda.work(todo, "smoke", progress="none")
     assert "Training stopped in epoch" in capsys.readouterr().out
     found = [(record["experiment"], record["asked"]["lr"]) for record in ledger.load()[0]]

@@ -83,7 +83,7 @@ def test_a_graph_for_every_shape():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("policy", ["fixed", "stochastic", "learnable", None])
-def test_recorded_steps_learn_as_steps_that_are_started_one_by_one(digits, deterministic, monkeypatch, policy, precision):
+def test_recorded_steps_learn_as_those_started_one_by_one(digits, deterministic, monkeypatch, policy, precision):
     found = []
     for warm_up in (3, 10**9):
         monkeypatch.setattr(engine, "WARM_UP", warm_up)

@@ -7,7 +7,7 @@ that has not been trained) and returns the record; asking again costs nothing.
 from .halving import halved, halving
 from .plans import Run, runs_folder
 from .profiles import Profile, profile, profile_names
-from .running import run, sweep
+from .running import run, side_by_side, sweep
 from .settings import load, names, resolve
 from .valid import ExperimentError
 
@@ -24,5 +24,6 @@ __all__ = [
     "resolve",
     "run",
     "runs_folder",
+    "side_by_side",
     "sweep",
 ]

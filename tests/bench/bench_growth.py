@@ -7,6 +7,7 @@ from pathlib import Path
 import harness
 import numpy as np
 import pytest
+import torch
 
 from stkd_utils import compute, models
 
@@ -47,6 +48,16 @@ def test_grid_together(race, quick, shape, student):
         flop_ratio=flops,
         note=f"counted FLOPs: {flops:.2f}",
     )
+
+
+@pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
+def test_students_as_one_network(race, quick, device, shape, student):
+    """Eight students stacked into one network (vmap), against the same eight in lanes: the product does the faster."""
+    if not (quick or torch.device(device).type == "cuda"):
+        pytest.skip("on a CPU several students gain nothing but the shared teacher")
+    count = 2 if quick else 8
+    lanes, stacked = harness.Pass(student, students=count, **shape), harness.Stacked(student, students=count, **shape)
+    race(f"{student}: {count} as one network", "sweep", stacked, lanes, images=count * shape.get("batch", 128))
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -1,22 +1,24 @@
 """Times a call and its reference in turn, makes one row of what was seen, and one table of all rows."""
 
+import itertools
 import json
 import os
 import re
 import statistics
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from stkd_utils import data, engine, environment, hardware, models, temperature
+from stkd_utils import data, engine, environment, hardware, losses, models, temperature
 from stkd_utils.carbon import Meter
-from stkd_utils.data import Batch
 from stkd_utils.objectives import Distillation, Teacher
 from stkd_utils.protocol import Protocol
 from stkd_utils.training import Trainer, side_by_side
 
+BATCHES = 16  # of random images
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
 
@@ -31,7 +33,7 @@ class Pass:
         dataset=None,
     ):  # fmt: skip
         self.dataset = dataset or _random(classes, size, batch, device)
-        self.moves, self.positions = torch.Generator().manual_seed(0), torch.arange(batch, device=device)
+        self.batches = self._batches(batch)
         network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
         teacher = Teacher(engine.frozen(network, precision, device))
         self.augmentation = data.Augmentation(4, True, 15.0)
@@ -50,21 +52,67 @@ class Pass:
             precision=precision,
         )  # fmt: skip
 
+    def _batches(self, batch):
+        generators = {stream: torch.Generator().manual_seed(0) for stream in ("order", "augment")}
+        for number in itertools.count(1):
+            yield from self.dataset.epoch(batch, self.augmentation, generators, number)
+
     def __call__(self):
-        split = self.dataset.train
-        moves = data.draw(len(self.positions), self.augmentation, self.moves, split.images.device)
-        views = data.view(split.images[self.positions], moves, self.dataset.mean, self.dataset.std)
-        batch = Batch(views, split.labels[self.positions], self.positions, moves, 1)
+        self._step(next(self.batches))
+
+    def _step(self, batch):
         side_by_side(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
 
 
+class Stacked(Pass):
+    """The same pass with the ``students`` as one network: their weights stacked, and one kernel for all (vmap)."""
+
+    def __init__(self, student, **shape):
+        super().__init__(student, **shape)
+        networks = [_plain(trainer.model) for trainer in self.trainers]
+        parameters, self.buffers = torch.func.stack_module_state(networks)
+        self.parameters = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        self.optimiser = torch.optim.SGD(self.parameters.values(), 0.01, 0.9, weight_decay=5e-4, fused=True)
+        self.answer = torch.func.vmap(partial(torch.func.functional_call, networks[0]), in_dims=(0, None))
+        self.learn = engine.Captured(self._learn)
+
+    def _learn(self, views, logits_t, labels):
+        low = engine.resolve(self.trainers[0].precision, views.device) == "bfloat16"
+        with torch.autocast(views.device.type, torch.bfloat16, enabled=low):
+            logits = self.answer({**self.parameters, **self.buffers}, (views,)).float()
+        terms = losses.hinton(
+            logits.flatten(0, 1), logits_t.repeat(len(logits), 1), labels.repeat(len(logits)), 4.0,
+            hard_weight=0.05, soft_weight=0.95,
+        )  # fmt: skip
+        (losses.total(terms) * len(logits)).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _step(self, batch):
+        logits_t = self.trainers[0].objective.teacher(batch)
+        with self.lanes[0]:
+            self.learn(batch.views, logits_t, batch.labels)
+        self.lanes.join()
+
+
+def _plain(network):
+    """The same network of PyTorch's own layers, which vmap understands."""
+    for layer in list(network.modules()):
+        for name, child in layer.named_children():
+            if isinstance(child, models.layers.ReLU6):
+                setattr(layer, name, torch.nn.ReLU6())
+        if isinstance(layer, models.layers.Chain):
+            layer.forward = partial(torch.nn.Sequential.forward, layer)
+    return network
+
+
 def _random(classes, size, batch, device):
-    """A data set whose splits are one and the same batch of random images."""
+    """A data set of random images: `BATCHES` batches to train with, and the first of them to judge by."""
     draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, 3, size, size), generator=draw, dtype=torch.uint8)
-    split = data.Split(images, torch.randint(0, classes, (batch,), generator=draw)).to(device)
-    half = torch.full((3,), 0.5, device=device)
-    return data.Dataset("random", split, split, split, half, half, tuple(map(str, range(classes))), "")
+    images = torch.randint(0, 256, (BATCHES * batch, 3, size, size), generator=draw, dtype=torch.uint8)
+    train = data.Split(images, torch.randint(0, classes, (len(images),), generator=draw)).to(device)
+    first, half = train.take(slice(batch)), torch.full((3,), 0.5, device=device)
+    return data.Dataset("random", train, first, first, half, half, tuple(map(str, range(classes))), "")
 
 
 def wait(device="cpu"):
