@@ -59,6 +59,7 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 # What executing this page once has cost, as recorded in the ledger:
 
 # %%
+import itertools
 import shutil
 import tempfile
 
@@ -67,7 +68,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
-from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stored
+from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stats, stored
 from stkd_utils.procedures import Procedure, verdict
 from stkd_utils.tables import FLOPS, column, table
 from stkd_utils.training import default_device
@@ -372,9 +373,9 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 bench = ledger.benchmarks()
 
 
-def recorded(groups, **columns):
-    """The rows of some groups of benchmarks as a table, or a sentence where none was recorded yet."""
-    rows = ledger.newest_machine(bench[bench.group.isin(groups.split("|"))])
+def recorded(groups, timed="cpu", **columns):
+    """The rows of some groups of benchmarks on a device as a table, or a sentence where none was recorded yet."""
+    rows = ledger.newest_machine(bench[bench.group.isin(groups.split("|")) & (bench.device == timed)])
     rows = rows[rows.threads == rows.groupby("group").threads.transform("max")] if len(rows) else rows
     if rows.empty:
         return Markdown(f"*Benchmarks of the group {groups}: not run yet.*")
@@ -413,7 +414,7 @@ recorded("precision", name="experiment", n="seeds", note="finding")
 # How does the time of a step grow with the size of the task? On logarithmic axes the slope is the exponent.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four small panels on logarithmic axes: seconds of a step over batch size, number of classes, students in a pass and image side, each with its slope."}, "figure": {"caption": "Seconds of a step over what grows, medians; the exponent of the fitted power law above each panel.", "name": "figure-growth"}}
-growth = ledger.newest_machine(bench[bench.group == "growth"])
+growth = ledger.newest_machine(bench[(bench.group == "growth") & (bench.device == "cpu")])
 growth = growth[growth.threads == growth.threads.min()] if len(growth) else growth
 growth = growth.drop_duplicates("name", keep="last")
 _, axes = plt.subplots(1, max(1, len(growth)), figsize=(plots.COLUMN, 2.6), sharey=True)
@@ -429,26 +430,74 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # %% [markdown]
 # An exponent of 1 is a cost in proportion, 0 one that is not seen; the side of an image would have 2 if nothing but its pixels counted.
 #
-# ## 8. At the paper's scale
+# ## 8. On a GPU
+#
+# A GPU is rarely what a small network waits for: Python is, which starts each of some thousand kernels a step.
+# There the kernels of a step are recorded once, as a CUDA graph, and from then on started at one stroke: those that make the views, those of the teacher, those of the student from its answer to its update.
+# Students that share a pass have a queue each, which the GPU serves at the same time.
+# None of this changes what is computed.
+#
+# The rungs of section 7 on a GPU, each kernel started by Python, and what records them, in the last row, watched by a profiler:
+
+# %% tags=["hide-input"]
+recorded("step", timed="cuda", name="step", n="n", load="load", **speed, note="of that")
+
+# %% tags=["hide-input"]
+on_gpu = ledger.newest_machine(bench[(bench.group == "step") & (bench.device == "cuda")])
+plain, kernels = on_gpu[on_gpu.name.str.startswith("mobilenetv2") & on_gpu.ratio.notna()], on_gpu[on_gpu.name == "time in kernels"]
+if len(plain) and len(kernels):
+    tutorial, here = (plain.median_seconds * plain.ratio).median(), kernels.median_seconds.iloc[0]
+    said = f"Plain loop {1e3 * tutorial:.0f} ms a step, recorded {1e3 * here:.1f} ms: **{tutorial / here:.1f} times as fast**, {kernels.share.iloc[0]:.0%} of the time in kernels."
+else:
+    said = "*Not measured on a GPU yet.*"
+Markdown(said)
+
+# %% [markdown]
+# ## 9. CIFAR-100 beside the paper
 #
 # The paper prints an energy for its runs; a GPU reads it from its own counter.
 # `make ledger-gpu` trains the paper's protocol there, in the order of worth, as far as the given minutes go, and adds a row for every finished run.
+# These are in the ledger so far:
 
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
 rows = [
-    {"run": f"paper, HKD, {method}", "kWh": f"{printed.energy_kwh['HKD', method]:g}", "device": "not stated", "energy": "as printed"}
-    for method in ("tuned", "ours")
+    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "for 100 epochs": "", "device": "not stated", "energy": "as printed"}
+    for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
-on_gpu = ledger.table()
-on_gpu = on_gpu[(on_gpu.dataset == "cifar100") & (on_gpu.profile == "paper") & on_gpu.gpu.notna()]
-for experiment, runs in on_gpu.groupby("experiment"):
-    energy = f"{runs.energy_kwh.mean():.3g} (n = {len(runs)})"
-    rows.append({"run": f"this book, {experiment}", "kWh": energy, "device": runs.gpu.iloc[0], "energy": runs.energy_how.iloc[0]})
-if on_gpu.empty:
-    rows.append({"run": "this book, GPU", "kWh": "not run yet", "device": "", "energy": ""})
-table(rows, "CIFAR-100: energy of the whole procedure as the paper prints it, and of a single run here")
+records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"]]
+groups = {}
+for record in records:
+    asked = record["asked"]
+    groups.setdefault((record["experiment"], asked.get("tau"), asked["epochs"]), []).append(record)
+for (experiment, tau, epochs), runs in groups.items():
+    costs = [record["cost"]["train"] for record in runs]
+    energy = sum(cost["energy_kwh"] for cost in costs) / len(costs)
+    counted = sum(cost["components"]["gpu"]["kwh"] for cost in costs) / len(costs)
+    reached = stats.interval([record["result"]["last"]["test_accuracy"] for record in runs]).percent(2)
+    rows.append(
+        {"run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else ""), "epochs": epochs, "n": len(runs), "test accuracy": reached, "kWh": f"{energy:.3g}", "for 100 epochs": f"{100 * energy / epochs:.2g}", "device": runs[0]["hardware"]["gpu"], "energy": f"{costs[0]['how']}; {counted / energy:.0%} from the GPU's counter"}
+    )
+table(rows, "CIFAR-100: the whole procedure as the paper prints it, single runs as this book's ledger has them; last epoch")
 
+# %% tags=["hide-input"]
+kd = "cifar100/resnet18-mobilenetv2-kd"
+others = {"no teacher": ("cifar100/mobilenetv2-base", None), "τ = 4": (kd, 4), "τ = 20": (kd, 20)}
+rows = []
+for epochs, (label, key) in itertools.product(sorted({epochs for *_, epochs in groups}), others.items()):
+    pair = [groups.get(("cifar100/resnet18-mobilenetv2-stochastic", None, epochs), []), groups.get((*key, epochs), [])]
+    common = set.intersection(*({record["seed"] for record in runs} for runs in pair))
+    if common:
+        ways = [[record for record in runs if record["seed"] in common] for runs in pair]
+        random, other = (Procedure(label, "stochastic tau", tuple(runs)) for runs in ways)
+        rows.append({"epochs": epochs, **verdict(random, other, margin=0.01)})
+table(rows, "Random τ against the others, test accuracy of the last epoch, paired by seed") if rows else Markdown("*No two ways have a seed in common yet.*")
+
+# %% [markdown]
+# Runs of one pass share batches and views, and divide its energy by their counted FLOPs, so a kilowatt-hour here is cheaper than that of a run alone.
+# *For 100 epochs* is proportion, not a measurement.
+# Two seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
+#
 # %% [markdown]
 # ## What we learned
 #

@@ -156,21 +156,23 @@ def repeats():
 def benchmarks():
     """The newest row of every benchmark on every machine and number of threads, as a DataFrame; empty before the first.
 
-    Columns: group, name, threads, n, median_seconds, images_per_second, ratio (times as fast as the plain step, timed
-    in turn), load, note, machine, date, and what only some groups have (x, seconds, slope; difference, low, high,
-    verdict; flops_per_second). ``make bench`` adds the rows. Introduced in notebook 09.
+    Columns: group, name, device ("cpu" or "cuda": what was timed), threads, n, median_seconds, images_per_second, ratio
+    (times as fast as the plain step, timed in turn), load, note, machine, date, and what only some groups have (x,
+    seconds, slope; difference, low, high, verdict; flops_per_second; share). ``make bench`` and ``make bench-gpu`` add
+    the rows. Introduced in notebook 09.
     """
     path = _file("bench.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {}
     for row in rows:
         machine = _machine(row["hardware"])
-        known[row["group"], row["name"], row["threads"], machine] = {"note": "", **row, "machine": machine}
-    return pd.DataFrame(list(known.values()), columns=None if known else ["group", "name", "note", "machine"])
+        row = {"note": "", "device": "cpu", **row, "machine": machine}
+        known[row["group"], row["name"], row["device"], row["threads"], machine] = row
+    return pd.DataFrame(list(known.values()), columns=None if known else ["group", "name", "device", "note", "machine"])
 
 
 def newest_machine(rows):
-    """Those rows of `benchmarks` that the machine of each group's newest row left. Introduced in notebook 09."""
+    """Those rows of `benchmarks` that the machine left which ran each group last. Introduced in notebook 09."""
     if rows.empty:
         return rows
     machine = rows.sort_values("date").groupby("group").machine.last()

@@ -65,7 +65,7 @@ def test_growth(add, device, quick, axis):
     values = AXES[axis][:2] if quick else AXES[axis]
     small = {"classes": 10, "batch": 8 if quick else 64, "width": 0.25 if quick else 0.5, "device": device}
     passes = [harness.Pass("mobilenetv2", **small | {axis: value}) for value in values]
-    for single in passes:
+    for single in passes * harness.warm_up(device):
         single()
     rounds = [[harness.seconds(single, device) for single in passes] for _ in range(1 if quick else 5)]
     medians = np.median(rounds, axis=0)

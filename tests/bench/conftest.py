@@ -57,7 +57,8 @@ def shape(quick, device):
 @pytest.fixture
 def add(pytestconfig):
     """A function with the arguments of `harness.row` that adds a row to table and history."""
-    return lambda *args, **kwargs: pytestconfig.stash[ROWS].append(harness.row(*args, **kwargs))
+    device = pytestconfig.getoption("--device")
+    return lambda *args, **kwargs: pytestconfig.stash[ROWS].append(harness.row(*args, device=device, **kwargs))
 
 
 @pytest.fixture
@@ -79,9 +80,9 @@ def race(benchmark, quick, device, add):
             harness.wait(device)
 
         benchmark.group, benchmark.name = group, name
-        benchmark.pedantic(whole, setup=before, rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(whole, setup=before, rounds=rounds, warmup_rounds=harness.warm_up(device))
         median = benchmark.stats["median"]
-        ratio = statistics.median(reference[1:]) / median if against else None
+        ratio = statistics.median(reference[-rounds:]) / median if against else None
 
         def again():
             slow, fast = harness.in_turn(against, call, rounds, device, clock)

@@ -130,6 +130,11 @@ def seconds(call, device="cpu", clock=time.perf_counter):
     return clock() - started
 
 
+def warm_up(device):
+    """How many calls go before what is timed: on a GPU, until its kernels are recorded."""
+    return engine.WARM_UP + 2 if torch.device(device).type == "cuda" else 1
+
+
 def in_turn(first, second, rounds, device="cpu", clock=time.perf_counter):
     """Medians of ``rounds`` calls of ``first`` and of ``second``, which take turns, so that both meet the same load."""
     pairs = [(seconds(first, device, clock), seconds(second, device, clock)) for _ in range(rounds)]
