@@ -437,10 +437,11 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # Students that share a pass have a queue each, which the GPU serves at the same time.
 # None of this changes what is computed.
 #
-# The rungs of section 7 on a GPU, each kernel started by Python, and what records them, in the last row, watched by a profiler:
+# The rungs of section 7 on a GPU, where Python starts each kernel; in the last row MobileNetV2's step with its kernels recorded, while a profiler watched:
 
 # %% tags=["hide-input"]
-recorded("step", timed="cuda", name="step", n="n", load="load", **speed, note="of that")
+bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
+recorded("step", timed="cuda", name="step", n="n", ms="ms", ratio="times the plain step", note="of that")
 
 # %% tags=["hide-input"]
 on_gpu = ledger.newest_machine(bench[(bench.group == "step") & (bench.device == "cuda")])
@@ -494,7 +495,7 @@ for epochs, (label, key) in itertools.product(sorted({epochs for *_, epochs in g
 table(rows, "Random τ against the others, test accuracy of the last epoch, paired by seed") if rows else Markdown("*No two ways have a seed in common yet.*")
 
 # %% [markdown]
-# Runs of one pass share batches and views, and divide its energy by their counted FLOPs, so a kilowatt-hour here is cheaper than that of a run alone.
+# Runs of one pass share batches and views, and divide its energy by their counted FLOPs, so a run costs less here than it would alone.
 # *For 100 epochs* is proportion, not a measurement.
 # Two seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
 #

@@ -258,3 +258,20 @@ def test_compiling_is_a_switch_that_leaves_run_ids_and_answers_alone(monkeypatch
     assert compiled.record["history"] == plain.record["history"]
     assert compiled.record["result"] == plain.record["result"]
     torch.compiler.reset()
+
+
+def test_on_a_cpu_a_captured_function_is_just_called():
+    asked = []
+    captured = engine.Captured(lambda *given: asked.append(given) or "answer")
+    batch = torch.ones(2)
+    assert [captured(batch, 0.5) for _ in range(engine.WARM_UP + 2)] == ["answer"] * (engine.WARM_UP + 2)
+    assert captured.graphs == 0 and all(given[0] is batch and given[1] == 0.5 for given in asked)
+
+
+def test_a_network_that_python_watches_is_known():
+    network = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
+    assert not engine.watched(network)
+    handle = network[1].register_forward_pre_hook(lambda *_: None)
+    assert engine.watched(network)
+    handle.remove()
+    assert not engine.watched(network)

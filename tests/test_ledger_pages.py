@@ -144,6 +144,15 @@ def test_of_a_benchmark_the_newest_row_on_each_machine_counts(tmp_path, monkeypa
     found = ledger.benchmarks()
     assert list(found.median_seconds) == [2.0, 1.0, 1.0]
     assert list(found.note) == ["", "", "x"] and found.machine.nunique() == 2
+    assert set(found.device) == {"cpu"}  # rows from before GPUs were timed do not say
+
+
+def test_a_benchmark_of_the_gpu_does_not_replace_one_of_the_processor_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    rows = [benchmark(device="cpu", median_seconds=2.0), benchmark(device="cuda")]
+    (tmp_path / "bench.jsonl").write_text("\n".join(rows) + "\n")
+    found = ledger.benchmarks()
+    assert list(zip(found.device, found.median_seconds, strict=True)) == [("cpu", 2.0), ("cuda", 1.0)]
 
 
 def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_it_last(tmp_path, monkeypatch):

@@ -52,6 +52,20 @@ def test_each_ends_as_if_trained_alone_and_the_pass_is_paid_once(name, seeds, gr
     assert first["macs_teacher"] == alone[0].record["compute"]["macs_teacher"]
 
 
+def test_several_experiments_side_by_side_each_end_as_if_trained_alone(tmp_path):
+    names = {"digits/mobilenetv2-base": {}, KD: {"tau": 4}, STOCHASTIC: {}}
+    wanted = [(name, 3, {**TINY, **asked}) for name, asked in names.items()]
+    options = {"profile": "smoke", "progress": "none"}
+    both = experiments.side_by_side(wanted, runs=tmp_path / "both", **options)
+    for (name, seed, asked), run in zip(wanted, both, strict=True):
+        alone = experiments.run(name, seed, runs=tmp_path / "alone", **options, **asked)
+        assert equal(alone, run) and run.record["experiment"] == name
+    shares = [run.record["shared"]["share"] for run in both]
+    assert sum(shares) == pytest.approx(1) and shares[0] < shares[1] == pytest.approx(shares[2])
+    again = experiments.side_by_side(wanted, runs=tmp_path / "both", **options)
+    assert not any(run.new for run in again)
+
+
 def test_costs_go_by_share_and_sum_to_what_the_meter_of_the_pass_saw(tmp_path):
     trainers, meter = pair(tmp_path), carbon.Meter()
     train(trainers, meter, say=None)
