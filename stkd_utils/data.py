@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import proxy
 
 import torch
 
@@ -53,7 +54,7 @@ class Dataset:
     std: torch.Tensor
     class_names: tuple
     checksum: str
-    _looks: dict = field(default_factory=dict, init=False, repr=False)  # by augmentation
+    _looks: dict = field(default_factory=dict, init=False, repr=False)  # how views are made, by augmentation
     metric = "accuracy"  # what validation compares
 
     @property
@@ -81,7 +82,7 @@ class Dataset:
 
         ``generators`` holds the CPU generators of "order" and "augment": equal states, equal batches.
         """
-        look = self._looks.setdefault(augmentation, engine.Captured(partial(self._look, augmentation)))
+        look = self._looks.setdefault(augmentation, engine.Captured(partial(Dataset._look, proxy(self), augmentation)))
         batches = list(order(self.train, batch_size, generators["order"]))
         # drawn for the whole pass: copying the moves of each batch would make a GPU wait for every step
         drawn = draw(sum(map(len, batches)), augmentation, generators["augment"], self.device).split(batch_size)

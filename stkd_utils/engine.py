@@ -93,13 +93,14 @@ class Captured:
 
     Called like ``function``, with tensors and numbers, and with the same effects on what it changes (weights, buffers).
     For each shape of the tensors, the first `WARM_UP` calls start the kernels one by one, the next one records them.
-    From then on what a call returns is overwritten by the next one. ``function`` must neither wait for the GPU nor
-    choose by values, and reads numbers as scalar tensors; one that makes gradients is to be called in a `Lanes`. For
-    tensors on a CPU it is just called. Introduced in notebook 09.
+    From then on what a call returns is overwritten by the next one, and the memory of one call stays taken.
+    ``function`` must neither wait for the GPU nor choose by values, and reads numbers as scalar tensors; one that makes
+    gradients is to be called in a `Lanes`. For tensors on a CPU it is just called. Introduced in notebook 09.
     """
 
     def __init__(self, function):
         self._function, self._calls, self._graphs = function, Counter(), {}
+        self._stream = self._pool = None
 
     @property
     def graphs(self):
@@ -116,7 +117,7 @@ class Captured:
             own = [a if isinstance(a, torch.Tensor) else torch.full((), float(a), device=device) for a in arguments]
             if self._calls[shapes] <= WARM_UP:
                 return self._function(*own)
-            self._graphs[shapes] = self._recorded([tensor.clone() for tensor in own])
+            self._graphs[shapes] = self._recorded([tensor.to(device, copy=True) for tensor in own])
         graph, inputs, returned = self._graphs[shapes]
         for own, argument in zip(inputs, arguments, strict=True):
             (own.copy_ if isinstance(argument, torch.Tensor) else own.fill_)(argument)
@@ -124,15 +125,26 @@ class Captured:
         return returned
 
     def _recorded(self, inputs):
+        # a stream of its own, because the scratch memory of matrix products belongs to the stream of the recording, and
+        # graphs that run side by side must not share it; one memory for all shapes, because these never do
+        self._stream = self._stream or torch.cuda.Stream(inputs[0].device)
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             returned = self._function(*inputs)
         return graph, inputs, returned
 
 
-def watched(model):
-    """Whether Python looks on when ``model`` answers (forward hooks), which it does not when a graph is replayed."""
-    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+def recordable(model):
+    """Whether a graph can stand for ``model``: nothing looks on when it answers, and it draws no random numbers.
+
+    Python's forward hooks are not called when kernels are replayed, and graphs that run side by side take each other's
+    random numbers (dropout) in some versions of PyTorch.
+    """
+    return not any(
+        layer._forward_hooks or layer._forward_pre_hooks or (layer.training and "Dropout" in type(layer).__name__)
+        for layer in model.modules()
+    )
 
 
 class Lanes:

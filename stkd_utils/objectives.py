@@ -35,7 +35,7 @@ class Teacher(torch.nn.Module):
             endless = batch.moves.augmentation.views == math.inf
             return self.stored(batch.views, batch.positions, batch.epoch - 1 if endless else batch.moves.number())
         with torch.no_grad():  # not inference mode: a loss may keep these logits for its gradient
-            return (self.network if engine.watched(self.network) else self._captured)(batch.views)
+            return (self._captured if engine.recordable(self.network) else self.network)(batch.views)
 
     def computed(self):
         """Share of the images, of those asked about since the last call, that went through the network."""
@@ -89,7 +89,10 @@ class Objective:
         return 2 * self.macs
 
     def given(self, batch):
-        """What ``loss`` takes besides the student's logits, for one `data.Batch`: a list of tensors and numbers."""
+        """What ``loss`` takes besides the student's logits, for one `data.Batch`: a list of tensors and numbers.
+
+        Draws the temperature of the batch.
+        """
         teacher = [self.teacher(batch)] if self.teacher else []
         tau = [self.policy.draw(batch.epoch)] if self.policy else []
         return [*teacher, batch.labels, *tau]
@@ -103,8 +106,8 @@ class Objective:
         return self.loss(logits_s, *given, **self.settings)
 
     @property
-    def fixed(self):
-        """Whether every step does the same: `compare`, with nothing that learns beside the student."""
+    def recordable(self):
+        """Whether a step is no more than to `compare` what was `given`, so that its kernels can be recorded."""
         return type(self).terms is Objective.terms and self.module is None
 
 

@@ -6,7 +6,9 @@ is prepared once and the teacher answers it once, whoever asks.
 
 import math
 import time
+import weakref
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +38,14 @@ class Diverged(RuntimeError):
 def evaluate(model, split, dataset, batch_size=None, precision="float32", answers=None):
     """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
 
-    ``batch_size`` None is 128, and 1000 on a GPU, which does the same work with an eighth of the calls.
+    ``batch_size`` None is 128, and on a GPU up to a million pixels: Python starts the kernels of fewer batches.
     ``precision`` as in `engine.resolve`; the list ``answers`` receives the logits of each batch, float32 (B, K). The
     model's training mode is restored afterwards.
     """
     was_training = model.training
-    batch_size = batch_size or (1000 if split.images.is_cuda else 128)
+    if batch_size is None:
+        pixels = math.prod(split.images.shape[2:])
+        batch_size = max(128, 2**20 // pixels) if split.images.is_cuda else 128
     model.eval()
     correct = loss = 0.0
     for images, labels in data.batches(split, batch_size):
@@ -111,9 +115,7 @@ class Trainer:
         self.diverged = ""  # why this student could not go on
         self._sums = {}  # of this epoch, by name: a scalar on the device
         self._own_random = OwnRandom(seed, self._device)
-        # a step that is always the same may be recorded on a GPU; of the optimisers, PyTorch allows it for SGD as it is
-        fixed = getattr(objective, "fixed", False) and protocol.optimiser == "sgd"
-        self._repeat = engine.Captured(self._learn_fixed) if fixed else None
+        self._recorded = self._recorder() if self._device.type == "cuda" else None
 
     @property
     def epoch(self):
@@ -143,14 +145,20 @@ class Trainer:
         with self._own_random():
             if self.objective.teacher:
                 self.objective.teacher(batch)  # it answers now, so that its maps are gone before the student's are kept
-            if self._repeat:
-                self._repeat(batch.views, batch.labels, lr, *self.objective.given(batch))
+            if self._recorded and engine.recordable(self.model):
+                self._recorded(batch.views, batch.labels, lr, *self.objective.given(batch))
             else:
                 self._learn(batch, lr, self.objective.terms)
         self._set_lr(lr)
         self._seen += len(batch.labels)
 
-    def _learn_fixed(self, views, labels, lr, *given):
+    def _recorder(self):
+        """`_learn` with its kernels recorded; None for an objective, or an optimiser, that forbids it."""
+        if not getattr(self.objective, "recordable", False) or self.protocol.optimiser != "sgd":
+            return None
+        return engine.Captured(partial(Trainer._learn_given, weakref.proxy(self)))
+
+    def _learn_given(self, views, labels, lr, *given):
         batch = data.Batch(views, labels, positions=None, moves=None, epoch=None)
         self._learn(batch, lr, lambda batch, outputs: self.objective.compare(outputs, *given))
 
@@ -253,14 +261,17 @@ class Trainer:
         self.meter.load_state_dict(state["meter"])
         self.fit_state = Fit(**state["fit"])
         self.fit_state.resumed += 1
+        if self._recorded:  # the optimiser has other tensors now
+            self._recorded = self._recorder()
 
 
 def train(trainers, meter=None, on_epoch=None, say=print):
     """Train every `Trainer` of the list to its last epoch, all in one pass over the data.
 
-    Each batch and its views are made once, and the students learn from them one after the other, so that the memory of
-    one step is never held twice. Who is ahead after an interruption waits for the others. On one machine's CPU each
-    ends equal, to the last bit, to the run that was trained alone with the same ``data_seed``.
+    Each batch and its views are made once. On a CPU the students learn from them one after the other, and the memory of
+    one step is never held twice; on a GPU they learn at the same time, and each holds that of its own step. Who is
+    ahead after an interruption waits for the others. On one machine's CPU each ends equal, to the last bit, to the run
+    that was trained alone with the same ``data_seed``.
 
     Several need the same data set, batch size, augmentation, data seed and last epoch, and their ``macs``, else
     ValueError; ``meter`` meters what they do together, and each one's own meter gets its share (`sharing.split`).
@@ -276,13 +287,14 @@ def train(trainers, meter=None, on_epoch=None, say=print):
     if len(trainers) > 1 and not (meter and all(trainer.macs for trainer in trainers)):
         raise ValueError("The cost of a shared pass is split by FLOPs: give it a meter, and each Trainer its macs.")
     first = trainers[0]
+    lanes = engine.Lanes(len(trainers), first.dataset.device)
     with torch.random.fork_rng(devices=gpus(first.dataset.device)):
         for trainer in trainers:
             trainer.restore(say)
         left, saved = trainers, time.monotonic()
         while left and (epoch := 1 + min(trainer.epoch for trainer in left)) <= first.last_epoch:
             active = [trainer for trainer in left if trainer.epoch == epoch - 1]
-            rows = _epoch(active, epoch, meter)
+            rows = _epoch(active, epoch, meter, lanes)
             active, left = ([one for one in group if not one.diverged] for group in (active, left))
             ends = epoch == first.last_epoch and (first.stop_after or len(trainers) > 1)
             if ends or time.monotonic() - saved >= first.save_seconds:
@@ -296,8 +308,8 @@ def train(trainers, meter=None, on_epoch=None, say=print):
     return [trainer.fit_state for trainer in trainers]
 
 
-def side_by_side(trainers, batch, rates, lanes):
-    """Let every trainer learn from one `data.Batch` at its learning rate, each in its lane of `engine.Lanes`."""
+def advance(trainers, batch, rates, lanes):
+    """One step of a pass: every trainer learns from one `data.Batch` at its rate, each in its lane."""
     for trainer in trainers:
         if trainer.objective.teacher:
             trainer.objective.teacher(batch)  # outside of the lanes, because others may share the answer
@@ -307,10 +319,10 @@ def side_by_side(trainers, batch, rates, lanes):
     lanes.join()  # the next batch may take the memory of this one
 
 
-def _epoch(trainers, epoch, meter):
+def _epoch(trainers, epoch, meter, lanes):
     started = time.perf_counter()
     with metered(trainers, meter, f"epoch {epoch}") as parts:
-        _pass(trainers, epoch)
+        _pass(trainers, epoch, lanes)
         rows = [trainer.learnt(epoch) for trainer in trainers]
     seconds = time.perf_counter() - started
     return [
@@ -320,16 +332,15 @@ def _epoch(trainers, epoch, meter):
     ]
 
 
-def _pass(trainers, epoch):
+def _pass(trainers, epoch, lanes):
     """Once over the training images, for all trainers; their generators are in the same state before and after."""
     first = trainers[0]
     size, generators = first.protocol.batch_size, first.generators
     count = math.ceil(len(first.dataset.train) / size)
     for trainer in trainers:
         trainer.start_epoch()
-    lanes = engine.Lanes(len(trainers), first.dataset.device)
     for number, batch in enumerate(first.dataset.epoch(size, first.augmentation, generators, epoch)):
-        side_by_side(trainers, batch, [trainer.protocol.lr_at(epoch, number, count) for trainer in trainers], lanes)
+        advance(trainers, batch, [trainer.protocol.lr_at(epoch, number, count) for trainer in trainers], lanes)
     for trainer in trainers[1:]:
         for name, state in generators.items():
             trainer.generators[name].set_state(state.get_state())

@@ -268,10 +268,10 @@ def test_on_a_cpu_a_captured_function_is_just_called():
     assert captured.graphs == 0 and all(given[0] is batch and given[1] == 0.5 for given in asked)
 
 
-def test_a_network_that_python_watches_is_known():
+def test_a_network_that_python_watches_or_that_draws_random_numbers_is_not_recorded():
     network = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
-    assert not engine.watched(network)
+    assert engine.recordable(network)
     handle = network[1].register_forward_pre_hook(lambda *_: None)
-    assert engine.watched(network)
+    assert not engine.recordable(network)
     handle.remove()
-    assert not engine.watched(network)
+    assert engine.recordable(network) and not engine.recordable(nn.Sequential(network, nn.Dropout(0.5)))

@@ -89,7 +89,7 @@ def test_recorded_steps_learn_as_those_started_one_by_one(digits, deterministic,
         monkeypatch.setattr(engine, "WARM_UP", warm_up)
         one = trainer(digits, teacher=a_teacher(digits) if policy else None, policy=policy, precision=precision)
         found.append(losses(one.fit().history))
-        recorded = one._repeat.graphs if one._repeat else 0
+        recorded = one._recorded.graphs if one._recorded else 0
         assert recorded == (2 if warm_up == 3 and policy != "learnable" else 0)
     assert torch.allclose(*found, rtol=0.02)  # the same kernels; some add in an order that changes from run to run
 
@@ -100,43 +100,49 @@ def test_the_learning_rate_of_each_step_reaches_the_graph(digits):
     before = {name: value.clone() for name, value in one.model.named_parameters()}
     batch = next(iter(digits.epoch(64, MOVES, one.generators, 21)))
     one.start_epoch()
-    training.side_by_side([one], batch, [0.0], engine.Lanes(1, "cuda"))
+    training.advance([one], batch, [0.0], engine.Lanes(1, "cuda"))
     assert all(torch.equal(value, before[name]) for name, value in one.model.named_parameters())
-    training.side_by_side([one], batch, [0.1], engine.Lanes(1, "cuda"))
+    training.advance([one], batch, [0.1], engine.Lanes(1, "cuda"))
     assert not any(torch.equal(value, before[name]) for name, value in one.model.named_parameters())
 
 
-def test_side_by_side_each_learns_as_alone(digits, deterministic):
+@pytest.mark.parametrize("student", ["mobilenetv2", "googlenet"])
+def test_side_by_side_each_learns_as_alone(digits, deterministic, student):
     seeds = (0, 1, 2)
-    alone = [losses(trainer(digits, seed=seed, teacher=a_teacher(digits)).fit().history) for seed in seeds]
+    alone = [losses(trainer(digits, student, seed, a_teacher(digits)).fit().history) for seed in seeds]
     shared = a_teacher(digits)
-    several = [trainer(digits, seed=seed, teacher=shared) for seed in seeds]
+    several = [trainer(digits, student, seed, shared) for seed in seeds]
     fits = train(several, carbon.Meter())
     for fit, expected in zip(fits, alone, strict=True):
         assert torch.allclose(losses(fit.history), expected, rtol=0.02)
 
 
-def test_an_interrupted_run_goes_on(digits, deterministic, tmp_path):
-    whole = trainer(digits, teacher=a_teacher(digits)).fit()
-    first = trainer(digits, teacher=a_teacher(digits))
+@pytest.mark.parametrize("same", [True, False], ids=["the same trainer", "another one"])
+def test_an_interrupted_run_goes_on(digits, deterministic, tmp_path, same):
+    whole = trainer(digits, teacher=a_teacher(digits), milestones=())
+    whole.fit()
+    first = trainer(digits, teacher=a_teacher(digits), milestones=())
     first.path, first.save_seconds = tmp_path / "c.pt", 0.0
 
     def stop(row):
-        if row["epoch"] == 4:
+        if row["epoch"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         first.fit(on_epoch=stop)
-    second = trainer(digits, teacher=a_teacher(digits))
+    second = first if same else trainer(digits, teacher=a_teacher(digits), milestones=())
     second.path = first.path
-    assert torch.allclose(losses(second.fit().history), losses(whole.history), rtol=0.02)
+    assert torch.allclose(losses(second.fit().history), losses(whole.fit_state.history), rtol=0.02)
+    for mine, expected in zip(second.model.parameters(), whole.model.parameters(), strict=True):
+        assert (mine - expected).norm() <= 0.05 * expected.norm() + 1e-3
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_every_network_can_be_recorded(digits, name):
     one = trainer(digits, student=name, precision="bfloat16")
     history = one.fit().history
-    assert torch.isfinite(losses(history)).all() and one._repeat.graphs == 2
+    assert torch.isfinite(losses(history)).all()
+    assert one._recorded.graphs == (2 if engine.recordable(one.model.train()) else 0)
 
 
 METHODS = ["kd", "kd-standardised", "tfkd-reg", "kd-rectified-teacher", "mse", "dml", "crd"]
@@ -172,6 +178,6 @@ def test_no_step_waits_for_the_gpu(digits):
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
-            training.side_by_side([one], batch, [0.01], lanes)
+            training.advance([one], batch, [0.01], lanes)
     finally:
         torch.cuda.set_sync_debug_mode(before)

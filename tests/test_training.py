@@ -1,6 +1,8 @@
 """The loop: the paper's schedule, a frozen teacher, one draw per batch, honest evaluation, clear stops."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -222,3 +224,21 @@ def test_a_checkpoint_of_an_earlier_version_is_said_and_the_run_starts_anew(digi
     assert (fit.history, fit.resumed) == (whole, 0)
     said = capsys.readouterr().out
     assert "of an earlier version" in said and said.count("\n") == 1
+
+
+def test_a_step_as_a_gpu_would_record_it_is_the_same_step(digits):
+    plain, recorded = (trainer(digits) for _ in range(2))
+    recorded._recorded = recorded._recorder()
+    assert plain._recorded is None and plain.fit().history == recorded.fit().history
+
+
+def test_a_trainer_is_gone_when_nobody_needs_it(digits):
+    one = trainer(digits)
+    one._recorded = one._recorder()
+    gone = weakref.ref(one)
+    gc.disable()  # which would find circles, if late
+    try:
+        del one
+        assert gone() is None
+    finally:
+        gc.enable()

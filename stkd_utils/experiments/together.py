@@ -50,7 +50,9 @@ def finish(plans, *, progress=None, intensity="world", save_seconds=10.0, tensor
         dataset, teachers = tasks.of(plans[0].asked).dataset(plans[0].asked, default_device()), {}
         trainers = [_trainer(plan, dataset, teachers, intensity, save_seconds, say) for plan in plans]
         starts = [_start(plan, trainer, say) for plan, trainer in zip(plans, trainers, strict=True)]
-        who = f"{plans[0].name} seed {plans[0].seed}" if len(plans) == 1 else f"{plans[0].name} {len(plans)} students"
+        names = list(dict.fromkeys(plan.name for plan in plans))
+        who = f"{names[0]} and others" if len(names) > 1 else names[0]
+        who += f" {len(plans)} students" if len(plans) > 1 else f" seed {plans[0].seed}"
         watched = {plan.folder: trainer for plan, trainer in zip(plans, trainers, strict=True)} if tensorboard else {}
         with Progress(who, trainers[0].last_epoch, progress) as show, scalars.watched(watched) as write:
             diverged = None

@@ -16,7 +16,7 @@ from stkd_utils import data, engine, environment, hardware, losses, models, temp
 from stkd_utils.carbon import Meter
 from stkd_utils.objectives import Distillation, Teacher
 from stkd_utils.protocol import Protocol
-from stkd_utils.training import Trainer, side_by_side
+from stkd_utils.training import Trainer, advance
 
 BATCHES = 16  # of random images
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
@@ -61,7 +61,7 @@ class Pass:
         self._step(next(self.batches))
 
     def _step(self, batch):
-        side_by_side(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
+        advance(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
 
 
 class Stacked(Pass):
