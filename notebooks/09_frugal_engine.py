@@ -59,7 +59,6 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 # What executing this page once has cost, as recorded in the ledger:
 
 # %%
-import itertools
 import shutil
 import tempfile
 
@@ -191,7 +190,7 @@ table(rows, f"Prepared against plain: {len(images)} validation images; change re
 # $$\frac{3Gs + t}{G\,(3s + t)}$$
 
 # %%
-def side_by_side(s, t, grid):
+def relative_cost(s, t, grid):
     """Computation of a grid that shares its teacher, as a part of separate runs."""
     return (3 * grid * s + t) / (grid * (3 * s + t))
 
@@ -240,7 +239,7 @@ rows = [
     {
         "networks": label,
         "teacher's part": f"{t / (3 * s + t):.0%}",
-        f"grid of {points}, of separate runs": f"{side_by_side(s, t, points):.3f}",
+        f"grid of {points}, of separate runs": f"{relative_cost(s, t, points):.3f}",
     }
     for label, (t, s) in pairs.items()
 ]
@@ -434,21 +433,22 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 #
 # A GPU is rarely what a small network waits for: Python is, which starts each of some thousand kernels a step.
 # There the kernels of a step are recorded once, as a CUDA graph, and from then on started at one stroke: those that make the views, those of the teacher, those of the student from its answer to its update.
-# Students that share a pass have a queue each, which the GPU serves at the same time.
-# None of this changes what is computed.
+# Students that share a pass have a queue each, which the GPU may serve at the same time; what that saves there is not in the ledger yet.
+# The kernels are those that Python would start, so nothing else is computed.
 #
-# The rungs of section 7 on a GPU, where Python starts each kernel; in the last row MobileNetV2's step with its kernels recorded, while a profiler watched:
+# The rungs of section 7 on a GPU, where Python starts each kernel; in the last row MobileNetV2's step with its kernels recorded, step after step while a profiler watched:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
-recorded("step", timed="cuda", name="step", n="n", ms="ms", ratio="times the plain step", note="of that")
+recorded("step", timed="cuda", name="step", n="n", ms="ms", ratio="times the plain step", note="note")
 
 # %% tags=["hide-input"]
-on_gpu = ledger.newest_machine(bench[(bench.group == "step") & (bench.device == "cuda")])
-plain, kernels = on_gpu[on_gpu.name.str.startswith("mobilenetv2") & on_gpu.ratio.notna()], on_gpu[on_gpu.name == "time in kernels"]
-if len(plain) and len(kernels):
-    tutorial, here = (plain.median_seconds * plain.ratio).median(), kernels.median_seconds.iloc[0]
-    said = f"Plain loop {1e3 * tutorial:.0f} ms a step, recorded {1e3 * here:.1f} ms: **{tutorial / here:.1f} times as fast**, {kernels.share.iloc[0]:.0%} of the time in kernels."
+on_gpu = ledger.newest_machine(bench[(bench.group == "step") & (bench.device == "cuda")]).set_index("name")
+names = "mobilenetv2: + fused optimiser", "time in kernels"
+if set(names) <= set(on_gpu.index):
+    started, together = (on_gpu.loc[name] for name in names)
+    plain = started.ms * started.ratio
+    said = f"The plain loop took {plain:.0f} ms a step, the last rung {started.ms:.0f} ms, recorded it took {together.ms:.1f} ms with kernels running for {together.share:.0%} of the time: **{plain / together.ms:.1f} times as fast as the plain loop, of which {started.ms / together.ms:.1f} times by recording alone**."
 else:
     said = "*Not measured on a GPU yet.*"
 Markdown(said)
@@ -466,36 +466,43 @@ rows = [
     {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "for 100 epochs": "", "device": "not stated", "energy": "as printed"}
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
-records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"]]
+records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"] and not r["asked"]["stop_after"]]
 groups = {}
-for record in records:
+for record in sorted(records, key=lambda record: record["finished"]):
     asked = record["asked"]
-    groups.setdefault((record["experiment"], asked.get("tau"), asked["epochs"]), []).append(record)
-for (experiment, tau, epochs), runs in groups.items():
-    costs = [record["cost"]["train"] for record in runs]
-    energy = sum(cost["energy_kwh"] for cost in costs) / len(costs)
-    counted = sum(cost["components"]["gpu"]["kwh"] for cost in costs) / len(costs)
-    reached = stats.interval([record["result"]["last"]["test_accuracy"] for record in runs]).percent(2)
-    rows.append(
-        {"run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else ""), "epochs": epochs, "n": len(runs), "test accuracy": reached, "kWh": f"{energy:.3g}", "for 100 epochs": f"{100 * energy / epochs:.2g}", "device": runs[0]["hardware"]["gpu"], "energy": f"{costs[0]['how']}; {counted / energy:.0%} from the GPU's counter"}
-    )
+    kind = record["experiment"], asked.get("tau"), asked["epochs"], asked["data_seed"], record["hardware"]["gpu"]
+    groups.setdefault(kind, {})[record["seed"]] = record  # of equal ones the latest
+for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
+    costs = [record["cost"]["train"] for record in runs.values()]
+    seen = all(cost["components"]["gpu"]["kwh"] is not None for cost in costs)
+    energy, counted = (np.mean(values) if seen else None for values in ([cost["energy_kwh"] for cost in costs], [cost["components"]["gpu"]["kwh"] or 0 for cost in costs]))
+    rows.append({
+        "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else ""),
+        "epochs": epochs,
+        "n": len(runs),
+        "test accuracy": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" (")[0],
+        "kWh": f"{energy:.3g}" if seen else "not seen",
+        "for 100 epochs": f"{100 * energy / epochs:.2g}" if seen else "",
+        "device": gpu,
+        "energy": f"{counted / energy:.0%} by the GPU's counter, the rest modelled" if seen else "",
+    })
 table(rows, "CIFAR-100: the whole procedure as the paper prints it, single runs as this book's ledger has them; last epoch")
 
 # %% tags=["hide-input"]
 kd = "cifar100/resnet18-mobilenetv2-kd"
 others = {"no teacher": ("cifar100/mobilenetv2-base", None), "τ = 4": (kd, 4), "τ = 20": (kd, 20)}
 rows = []
-for epochs, (label, key) in itertools.product(sorted({epochs for *_, epochs in groups}), others.items()):
-    pair = [groups.get(("cifar100/resnet18-mobilenetv2-stochastic", None, epochs), []), groups.get((*key, epochs), [])]
-    common = set.intersection(*({record["seed"] for record in runs} for runs in pair))
-    if common:
-        ways = [[record for record in runs if record["seed"] in common] for runs in pair]
-        random, other = (Procedure(label, "stochastic tau", tuple(runs)) for runs in ways)
-        rows.append({"epochs": epochs, **verdict(random, other, margin=0.01)})
+for (experiment, _, *rest), runs in groups.items():
+    for label, key in others.items() if experiment.endswith("-stochastic") and "-mobilenetv2-" in experiment else ():
+        rivals = groups.get((*key, *rest), {})
+        if common := sorted(runs.keys() & rivals.keys()):
+            random, other = (Procedure(label, "stochastic tau", tuple(way[seed] for seed in common)) for way in (runs, rivals))
+            rows.append({"epochs": rest[0], **verdict(random, other, margin=0.01)})
 table(rows, "Random τ against the others, test accuracy of the last epoch, paired by seed") if rows else Markdown("*No two ways have a seed in common yet.*")
 
 # %% [markdown]
-# Runs of one pass share batches and views, and divide its energy by their counted FLOPs, so a run costs less here than it would alone.
+# Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.
+# They also share batches and views, over all seeds: the intervals leave out what another order would have changed.
 # *For 100 epochs* is proportion, not a measurement.
 # Two seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
 #
@@ -518,7 +525,7 @@ table(rows, "Random τ against the others, test accuracy of the last epoch, pair
 
 # %% tags=["hide-cell"]
 half = macs["mobilenetv2"] / 2
-print(f"{side_by_side(half, macs['resnet18'], points):.3f} of separate runs")
+print(f"{relative_cost(half, macs['resnet18'], points):.3f} of separate runs")
 
 # %% [markdown]
 # **2.** How many epochs must a run have before keeping the answers for flips alone saves nine of ten passes?
