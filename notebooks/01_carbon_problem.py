@@ -438,12 +438,12 @@ runs = runs[runs.tau_policy == "stochastic"]
 ours = ledger.paper_table("cifar100").query("loss == 'HKD' and method == 'ours'").iloc[0]
 printed_costs = (ours.gflops_millions, ours.energy_kwh, ours.co2e_g)
 rows = [("Rafat et al. (2023)", "", *printed_costs, "not known to us")]
-for (name, model), group in runs.groupby(["profile", "model"]):
+for (name, model, epochs), group in runs.groupby(["profile", "model", "epochs"]):
     mean = group[["flops_forward", "energy_kwh", "co2e_g"]].mean()
     where = group.gpu.iloc[0] or group.cpu.iloc[0]
     how = f"{group.energy_how.iloc[0]}, n = {len(group)}, {where}"
     work = mean.flops_forward / compute.PAPER_UNIT
-    rows.append((f"this book, {name}", model, work, mean.energy_kwh, mean.co2e_g, how))
+    rows.append((f"this book, {name}, {epochs} epochs", model, work, mean.energy_kwh, mean.co2e_g, how))
 if runs.empty:
     rows.append(("this book", "", None, None, None, "not run yet"))
 columns = ["source", "student", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]

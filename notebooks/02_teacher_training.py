@@ -574,9 +574,9 @@ trained = ledger.table()
 trained = trained[trained.profile.isin(["gpu", "paper"]) & (trained.experiment.str.endswith("resnet18-base"))]
 for spoken, name in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100")):
     found = trained[trained.dataset == name]
-    for level, group in found.groupby("profile"):
+    for (level, epochs), group in found.groupby(["profile", "epochs"]):
         how = f"last epoch, {group.gpu.iloc[0] or group.cpu.iloc[0]}"
-        rows.append((spoken, f"this book, {level}", stats.interval(group.test_accuracy).percent(2), how))
+        rows.append((spoken, f"this book, {level}, {epochs} epochs", stats.interval(group.test_accuracy).percent(2), how))
     if found.empty:
         rows.append((spoken, "this book", "not run yet", ""))
 teachers = pd.DataFrame(rows, columns=["data", "source", "teacher's accuracy", "note"]).sort_values(

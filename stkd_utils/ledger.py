@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 COLUMNS = (
-    "id", "experiment", "dataset", "model", "method", "tau_policy", "tau", "seed", "profile",
+    "id", "experiment", "dataset", "model", "method", "tau_policy", "tau", "seed", "profile", "epochs",
     "val_accuracy", "test_accuracy", "val_accuracy_chosen", "test_accuracy_chosen", "val_map50", "test_map50",
     "test_macro_f1", "test_macro_precision", "test_macro_recall", "test_kappa", "test_ece",
     "seconds", "energy_kwh", "energy_how", "co2e_g", "flops_forward", "flops_forward_backward", "parameters",

@@ -36,7 +36,7 @@ RECORD = {
     "seed": 0,
     "asked": {
         "dataset": "digits", "model": "mobilenetv2", "method": "kd", "tau_policy": "fixed", "tau": 4,
-        "milestones": [0.3, 0.6], "flip": False, "train_limit": None,
+        "epochs": 2, "milestones": [0.3, 0.6], "flip": False, "train_limit": None,
     },
     "asked_hash": "abc",
     "teacher_id": "digits_base_s0_def",
@@ -235,7 +235,7 @@ for number in range(20):
 
 def test_the_table_has_one_row_a_run():
     base = record("b", tau=None, teacher_id=None)
-    base["asked"] = {"dataset": "digits", "model": "resnet18", "method": "base"}
+    base["asked"] = {"dataset": "digits", "model": "resnet18", "method": "base", "epochs": 3}
     base["cost"]["train"] = {**COST, "energy_kwh": None, "how": "not seen", "co2e_g": None}
     table = ledger.table([record(), base])
     assert list(table.columns) == list(ledger.COLUMNS)
@@ -245,7 +245,7 @@ def test_the_table_has_one_row_a_run():
     assert first == {
         "id": "digits_kd_s0_abc", "experiment": "digits/resnet18-mobilenetv2-kd", "dataset": "digits",
         "model": "mobilenetv2", "method": "kd", "tau_policy": "fixed", "tau": 4, "seed": 0, "profile": "smoke",
-        "val_accuracy": 0.9, "test_accuracy": 0.875, "val_accuracy_chosen": 0.95, "test_accuracy_chosen": 0.85,
+        "epochs": 2, "val_accuracy": 0.9, "test_accuracy": 0.875, "val_accuracy_chosen": 0.95, "test_accuracy_chosen": 0.85,
         "seconds": 12.5, "energy_kwh": 0.001, "energy_how": "mixed", "co2e_g": 0.445,
         "flops_forward": 2e6, "flops_forward_backward": 6e6, "parameters": 100,
         "device": "cpu", "cpu": "Some CPU", "gpu": None, "code": "feed",
