@@ -245,8 +245,8 @@ def test_the_table_has_one_row_a_run():
     assert first == {
         "id": "digits_kd_s0_abc", "experiment": "digits/resnet18-mobilenetv2-kd", "dataset": "digits",
         "model": "mobilenetv2", "method": "kd", "tau_policy": "fixed", "tau": 4, "seed": 0, "profile": "smoke",
-        "epochs": 2, "val_accuracy": 0.9, "test_accuracy": 0.875, "val_accuracy_chosen": 0.95, "test_accuracy_chosen": 0.85,
-        "seconds": 12.5, "energy_kwh": 0.001, "energy_how": "mixed", "co2e_g": 0.445,
+        "epochs": 2, "val_accuracy": 0.9, "test_accuracy": 0.875, "val_accuracy_chosen": 0.95,
+        "test_accuracy_chosen": 0.85, "seconds": 12.5, "energy_kwh": 0.001, "energy_how": "mixed", "co2e_g": 0.445,
         "flops_forward": 2e6, "flops_forward_backward": 6e6, "parameters": 100,
         "device": "cpu", "cpu": "Some CPU", "gpu": None, "code": "feed",
     }  # fmt: skip
