@@ -431,16 +431,16 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 #
 # ## 8. On a GPU
 #
-# A GPU is rarely what a small network waits for: Python is, which starts each of some thousand kernels a step.
+# With small networks a GPU waits for Python, which starts every kernel of a step, one after the other.
 # There the kernels of a step are recorded once, as a CUDA graph, and from then on started at one stroke: those that make the views, those of the teacher, those of the student from its answer to its update.
 # Students that share a pass have a queue each, which the GPU may serve at the same time; what that saves there is not in the ledger yet.
 # The kernels are those that Python would start, so nothing else is computed.
 #
-# The rungs of section 7 on a GPU, where Python starts each kernel; in the last row MobileNetV2's step with its kernels recorded, step after step while a profiler watched:
+# The rungs of section 7 on a GPU, where Python starts each kernel, and an evaluation of one batch; *time in kernels* is MobileNetV2's step with its kernels recorded, step after step while a profiler watched:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
-recorded("step", timed="cuda", name="step", n="n", ms="ms", ratio="times the plain step", note="note")
+recorded("step|evaluation", timed="cuda", group="what", name="of", n="n", ms="ms", ratio="times as fast as plain", note="note")
 
 # %% tags=["hide-input"]
 on_gpu = ledger.newest_machine(bench[(bench.group == "step") & (bench.device == "cuda")]).set_index("name")
@@ -475,6 +475,7 @@ for record in sorted(records, key=lambda record: record["finished"]):
 for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
     costs = [record["cost"]["train"] for record in runs.values()]
     seen = all(cost["components"]["gpu"]["kwh"] is not None for cost in costs)
+    how = ", ".join(sorted({cost["how"] for cost in costs}))
     energy, counted = (np.mean(values) if seen else None for values in ([cost["energy_kwh"] for cost in costs], [cost["components"]["gpu"]["kwh"] or 0 for cost in costs]))
     rows.append({
         "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else ""),
@@ -484,7 +485,7 @@ for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
         "kWh": f"{energy:.3g}" if seen else "not seen",
         "for 100 epochs": f"{100 * energy / epochs:.2g}" if seen else "",
         "device": gpu,
-        "energy": f"{counted / energy:.0%} by the GPU's counter, the rest modelled" if seen else "",
+        "energy": f"{how}; {counted / energy:.0%} is the GPU's" if seen else how,
     })
 table(rows, "CIFAR-100: the whole procedure as the paper prints it, single runs as this book's ledger has them; last epoch")
 
@@ -504,8 +505,8 @@ table(rows, "Random τ against the others, test accuracy of the last epoch, pair
 # Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.
 # They also share batches and views, over all seeds: the intervals leave out what another order would have changed.
 # *For 100 epochs* is proportion, not a measurement.
-# Two seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
-#
+# Few seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
+
 # %% [markdown]
 # ## What we learned
 #

@@ -1,4 +1,4 @@
-"""The training loop: fit, evaluate, checkpoint, resume. One loop for teachers and students, for one or for several.
+"""The training loop: fit, checkpoint, resume. One loop for teachers and students, for one or for several.
 
 Students that share their batches and views, and often a teacher, train side by side in one pass (`train`): each batch
 is prepared once and the teacher answers it once, whoever asks.
@@ -7,17 +7,16 @@ is prepared once and the teacher answers it once, whoever asks.
 import math
 import time
 import weakref
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from . import checkpoint, data, engine, losses
 from .engine import default_device
 from .objectives import Distillation, Objective, Supervised, Teacher
 from .seeding import OwnRandom, generator, gpus
 from .sharing import metered
+from .validation import Fit, evaluate
 
 __all__ = [
     "Distillation", "Diverged", "Fit", "Objective", "Supervised", "Teacher", "Trainer", "default_device", "evaluate",
@@ -32,56 +31,6 @@ class Diverged(RuntimeError):
     """
 
     records = ()
-
-
-@torch.inference_mode()
-def evaluate(model, split, dataset, batch_size=None, precision="float32", answers=None):
-    """``{"accuracy", "loss"}``: fraction right and mean cross-entropy of ``model`` on one split, without augmentation.
-
-    ``batch_size`` None is 128, and on a GPU up to a million pixels: Python starts the kernels of fewer batches.
-    ``precision`` as in `engine.resolve`; the list ``answers`` receives the logits of each batch, float32 (B, K). The
-    model's training mode is restored afterwards.
-    """
-    was_training = model.training
-    if batch_size is None:
-        pixels = math.prod(split.images.shape[2:])
-        batch_size = max(128, 2**20 // pixels) if split.images.is_cuda else 128
-    model.eval()
-    correct = loss = 0.0
-    for images, labels in data.batches(split, batch_size):
-        with engine.autocast(images.device, precision):
-            logits = model(data.normalise(images, dataset.mean, dataset.std)).float()
-        correct = correct + (logits.argmax(1) == labels).sum()
-        loss = loss + F.cross_entropy(logits, labels, reduction="sum")
-        if answers is not None:
-            answers.append(logits)
-    model.train(was_training)
-    return {"accuracy": float(correct) / len(split), "loss": float(loss) / len(split)}
-
-
-@dataclass
-class Fit:
-    """A training in progress: everything that a checkpoint has to hold besides model and optimiser.
-
-    ``history`` has one dict of numbers per epoch, ``timings`` the clock times that belong to it, ``parts`` the part of
-    the pass that this student was (`sharing.split`), ``chosen`` the epoch that validation prefers with its weights
-    (highest ``metric``, then lowest loss).
-    """
-
-    history: list = field(default_factory=list)
-    timings: list = field(default_factory=list)
-    parts: list = field(default_factory=list)
-    chosen_epoch: int = 0
-    chosen_weights: dict = field(default_factory=dict)
-    resumed: int = 0
-
-    def choose(self, row, model, metric="accuracy"):
-        """Remember ``model`` if this epoch's validation beats every earlier one."""
-        best = self.history[self.chosen_epoch - 1] if self.chosen_epoch else None
-        score = f"val_{metric}"
-        if best is None or (row[score], -row["val_loss"]) > (best[score], -best["val_loss"]):
-            self.chosen_epoch = row["epoch"]
-            self.chosen_weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
 class Trainer:
@@ -139,13 +88,14 @@ class Trainer:
         self._seen = 0
         for value in self._sums.values():
             value.zero_()
+        self._replays = self._recorded is not None and engine.recordable(self.model)
 
     def step(self, batch, lr):
         """Learn from one `data.Batch` at learning rate ``lr``; on a GPU, in a lane of `engine.Lanes`."""
         with self._own_random():
             if self.objective.teacher:
                 self.objective.teacher(batch)  # it answers now, so that its maps are gone before the student's are kept
-            if self._recorded and engine.recordable(self.model):
+            if self._replays:
                 self._recorded(batch.views, batch.labels, lr, *self.objective.given(batch))
             else:
                 self._learn(batch, lr, self.objective.terms)

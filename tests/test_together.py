@@ -64,6 +64,7 @@ def test_several_experiments_side_by_side_each_end_as_if_trained_alone(tmp_path)
     assert sum(shares) == pytest.approx(1) and shares[0] < shares[1] == pytest.approx(shares[2])
     again = experiments.side_by_side(wanted, runs=tmp_path / "both", **options)
     assert not any(run.new for run in again)
+    assert experiments.side_by_side([]) == []
 
 
 def test_costs_go_by_share_and_sum_to_what_the_meter_of_the_pass_saw(tmp_path):

@@ -40,7 +40,7 @@ def side_by_side(wanted, profile="quick", **options):
     ``options`` are those of `run`. Raises ExperimentError for runs that cannot share a pass, and as `run`. Introduced
     in notebook 09.
     """
-    return _runs(wanted, profile, **options)
+    return _runs(wanted, profile, **options) if wanted else []
 
 
 def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid):

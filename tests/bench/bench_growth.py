@@ -52,7 +52,7 @@ def test_grid_together(race, quick, shape, student):
 
 @pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
 def test_students_as_one_network(race, quick, device, shape, student):
-    """Eight students stacked into one network (vmap), against the same eight in lanes: the product does the faster."""
+    """Eight students stacked into one network (vmap), against the same eight in lanes; the product has lanes."""
     if not (quick or torch.device(device).type == "cuda"):
         pytest.skip("on a CPU several students gain nothing but the shared teacher")
     count = 2 if quick else 8
