@@ -448,7 +448,7 @@ if runs.empty:
     rows.append(("this book", "", None, None, None, "not run yet"))
 columns = ["source", "student", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]
 caption = "One run with random τ, CIFAR-100."
-shown = pd.DataFrame(rows, columns=columns).style.format(precision=2, na_rep="–")
+shown = pd.DataFrame(rows, columns=columns).style.format(precision=3, na_rep="–")
 shown.hide().set_caption(caption)
 
 # %% [markdown]

@@ -463,7 +463,7 @@ Markdown(said)
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
 rows = [
-    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "for 100 epochs": "", "device": "not stated", "energy": "as printed"}
+    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "per 100": "", "device": "not stated", "counted": ""}
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"] and not r["asked"]["stop_after"]]
@@ -475,7 +475,6 @@ for record in sorted(records, key=lambda record: record["finished"]):
 for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
     costs = [record["cost"]["train"] for record in runs.values()]
     seen = all(cost["components"]["gpu"]["kwh"] is not None for cost in costs)
-    how = ", ".join(sorted({cost["how"] for cost in costs}))
     energy, counted = (np.mean(values) if seen else None for values in ([cost["energy_kwh"] for cost in costs], [cost["components"]["gpu"]["kwh"] or 0 for cost in costs]))
     rows.append({
         "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else ""),
@@ -483,11 +482,11 @@ for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
         "n": len(runs),
         "test accuracy": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" (")[0],
         "kWh": f"{energy:.3g}" if seen else "not seen",
-        "for 100 epochs": f"{100 * energy / epochs:.2g}" if seen else "",
+        "per 100": f"{100 * energy / epochs:.2g}" if seen else "",
         "device": gpu,
-        "energy": f"{how}; {counted / energy:.0%} is the GPU's" if seen else how,
+        "counted": f"{counted / energy:.0%}" if seen else "",
     })
-table(rows, "CIFAR-100: the whole procedure as the paper prints it, single runs as this book's ledger has them; last epoch")
+table(rows, "CIFAR-100: the paper's whole procedures, this book's single runs")
 
 # %% tags=["hide-input"]
 kd = "cifar100/resnet18-mobilenetv2-kd"
@@ -504,7 +503,7 @@ table(rows, "Random τ against the others, test accuracy of the last epoch, pair
 # %% [markdown]
 # Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.
 # They also share batches and views, over all seeds: the intervals leave out what another order would have changed.
-# *For 100 epochs* is proportion, not a measurement.
+# Accuracies are those of the last epoch; *per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of the energy that the GPU reported, the rest being the processor's.
 # Few seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
 
 # %% [markdown]
