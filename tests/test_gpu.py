@@ -94,6 +94,19 @@ def test_recorded_steps_learn_as_those_started_one_by_one(digits, deterministic,
     assert torch.allclose(*found, rtol=0.02)  # the same kernels; some add in an order that changes from run to run
 
 
+@pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
+def test_a_bias_that_is_left_out_changes_nothing(digits, deterministic, monkeypatch, student):
+    left_out, added = (trainer(digits, student, teacher=a_teacher(digits)) for _ in range(2))
+    for module in added.model.modules():
+        if type(module) is models.layers.Chain:
+            module.__class__ = torch.nn.Sequential
+    assert torch.allclose(*(losses(one.fit().history) for one in (left_out, added)), rtol=0.02)
+    idle = [weight for weight in left_out.model.parameters() if weight not in left_out.optimiser.state]
+    assert len(idle) == sum(isinstance(module, torch.nn.BatchNorm2d) for module in left_out.model.modules())
+    answers = [one.model.eval()(digits.val.images.float() / 255) for one in (left_out, added)]
+    assert (answers[0] - answers[1]).norm() <= 0.1 * answers[1].norm()
+
+
 def test_the_learning_rate_of_each_step_reaches_the_graph(digits):
     one = trainer(digits, epochs=20)
     train([one])

@@ -269,6 +269,53 @@ def test_a_chain_learns_the_same_from_fewer_maps(name, precision, size):
     assert kept[0] < 0.6 * kept[1]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
+def test_a_chain_leaves_out_a_bias_that_a_normalisation_takes_away(monkeypatch, name, compiled):
+    with_biases = models.build(name, 10, width=0.25, seed=0).double()
+    without = copy.deepcopy(with_biases)
+    for module in with_biases.modules():
+        if type(module) is models.layers.Chain:
+            module.__class__ = nn.Sequential
+    monkeypatch.setattr(models.layers.Chain, "_frugal", models.layers.Chain.unbiased)  # as on a GPU
+    monkeypatch.setattr(models.layers.Chain, "forward", models.layers.Chain.unbiased) if compiled else None
+    images = torch.randn(8, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if compiled:
+        torch.compiler.reset()
+        without.compile(backend="aot_eager")
+    answers = [model(images) for model in (with_biases, without)]
+    torch.testing.assert_close(*answers)
+    for answer in answers:
+        answer.square().sum().backward()
+    idle = 0
+    for (key, one), other in zip(with_biases.named_parameters(), without.parameters(), strict=True):
+        if other.grad is None:
+            assert key.endswith("bias") and one.grad.abs().max() < 1e-9
+            idle += 1
+        else:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+    assert idle == sum(isinstance(module, nn.BatchNorm2d) for module in without.modules())
+    for one, other in zip(with_biases.buffers(), without.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_chain_on_a_gpu_adds_the_bias_where_it_matters(monkeypatch):
+    monkeypatch.setattr(models.layers.Chain, "_frugal", models.layers.Chain.unbiased)
+    x, seen = torch.randn(4, 1, 4, 4), []
+    for change in ("nothing", "frozen normalisation", "hook"):
+        chain = models.layers.Chain(*models.layers.conv_bn_relu(1, 4), nn.Conv2d(4, 2, 1))
+        if change == "frozen normalisation":
+            chain[1].eval()
+        if change == "hook":
+            chain[0].register_forward_hook(lambda layer, images, maps: seen.append(maps))
+        plain = copy.deepcopy(nn.Sequential(*chain))
+        torch.testing.assert_close(chain(x), plain(x))
+        torch.testing.assert_close(chain[1].running_mean, plain[1].running_mean)
+        chain(x).square().sum().backward()
+        assert (chain[0].bias.grad is None) == (change == "nothing") and chain[3].bias.grad is not None
+    assert len(seen) > 2
+
+
 def test_a_chain_lets_go_of_its_maps_during_the_backward_pass():
     chain, maps = models.layers.Chain(*models.layers.conv_bn_relu(1, 4), nn.Conv2d(4, 1, 1)), []
     chain[0].register_forward_hook(lambda layer, images, y: maps.append(StorageWeakRef(y.untyped_storage())))
