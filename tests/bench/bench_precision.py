@@ -8,19 +8,18 @@ from stkd_utils import data, experiments, stats
 
 MARGIN = 0.01  # as in chapter 4: one point of accuracy
 SLICE = {"train_limit": 4000, "val_limit": 2500, "test_limit": 100, "epochs": 6, "width": 0.5}
-CASES = {
-    "digits/resnet18-base": {},
-    "digits/shufflenetv2-base": {},
-    "digits/resnet18-mobilenetv2-stochastic": {},
-    "cifar100/shufflenetv2-base": SLICE,
+CASES = {  # seeds and settings; the third had stayed open with the seeds of the first two, whose spread asks for more
+    "digits/resnet18-base": (range(200, 240), {}),
+    "digits/shufflenetv2-base": (range(200, 240), {}),
+    "digits/resnet18-mobilenetv2-stochastic": (range(240, 400), {}),
+    "cifar100/shufflenetv2-base": (range(200, 220), SLICE),
 }
 
 
 @pytest.mark.timeout(14400)
 @pytest.mark.parametrize("name", CASES)
 def test_accuracy_in_bfloat16(add, quick, tmp_path, name):
-    profile, seeds = ("smoke", (200, 201)) if quick else ("quick", range(200, 200 + (20 if CASES[name] else 40)))
-    asked = {} if quick else CASES[name]
+    profile, (seeds, asked) = ("smoke", ((200, 201), {})) if quick else ("quick", CASES[name])
     if name.startswith("cifar"):
         if quick:
             pytest.skip("the digits show that the harness runs")
