@@ -512,8 +512,8 @@ for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
         pair = f"{name}/resnet18-mobilenetv2-{kind}"
         asked = experiments.resolve(pair, experiments.profile(size).overrides)
         ways_there.append(recorded(records, asked, pair, size, way.label, way.role))
-    tried = ways_there[0].runs if ways_there[0] else 0
-    rows.append(beside(f"{name}, {size} (ledger, temperatures: {tried})", *ways_there))
+    tried = f", {ways_there[0].runs} τ" if ways_there[0] else ""
+    rows.append(beside(f"{name}, {size} (ledger{tried})", *ways_there))
 heads = ["data", "tuned, %", "stochastic, %", "difference", "FLOPs", "CO₂e"]
 rows = pd.DataFrame(rows, columns=heads)
 rows.style.hide().set_caption("Tuned against stochastic").set_properties(**{"white-space": "normal"})

@@ -65,7 +65,7 @@ import tempfile
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stats, stored
 from stkd_utils.procedures import Procedure, verdict
@@ -497,10 +497,8 @@ whole = [r["cost"]["train"]["energy_kwh"] for r in records if r["experiment"].en
 whole = [kwh for kwh in whole if kwh]
 once = "*No run of the paper's 100 epochs with random τ is in the ledger yet.*"
 if whole:
-    once = f"The paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** of training here (n = {len(whole)}), a part of {hkd / np.mean(whole):.0f} of the {hkd:g} kWh that it prints: another device and another engine, and no way to tell which saved what."
-Markdown(once)
-
-# %% tags=["hide-input"]
+    once = f"The paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** of training here (n = {len(whole)}); the {hkd:g} kWh that it prints are {hkd / np.mean(whole):.0f} times as much. Device and engine are others here, and nothing tells which of them saved what."
+display(Markdown(once))
 kd = "cifar100/resnet18-mobilenetv2-kd"
 others = {"no teacher": ("cifar100/mobilenetv2-base", None), "τ = 4": (kd, 4), "τ = 20": (kd, 20)}
 rows = []

@@ -97,16 +97,17 @@ class Chain(nn.Sequential):
     Of the maps inside, those that cost little are not kept but computed again when a gradient needs them: what a batch
     normalisation, with or without an activation, gives to a convolution, and what a depthwise convolution, which takes
     few products for each number, gives to a batch normalisation. That is so in training on a CPU, where it has no
-    second derivative. On a GPU it keeps all maps, but adds no bias to one that is to be normalised, and bias and
-    gradient stay as they are (None): there the kernels that do so take a fifth of the time of a step.
+    second derivative. On a GPU it keeps all maps, but adds no bias to one that is to be normalised, because kernels
+    for biases take a fifth of a step there; such a bias has no gradient and stays as it is.
     """
 
     def forward(self, x):
-        if not (self.training and torch.is_grad_enabled()):
-            return super().forward(x)
-        if x.device.type != "cpu":
+        learns = self.training and torch.is_grad_enabled()
+        if learns and x.device.type == "cuda":
             return self.unbiased(x)
-        return super().forward(x) if torch.compiler.is_compiling() else self._frugal(x)
+        if learns and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._frugal(x)
+        return super().forward(x)
 
     def unbiased(self, x):
         """Like `torch.nn.Sequential`, without adding what a batch normalisation in training takes away with the mean.
