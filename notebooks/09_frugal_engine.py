@@ -435,13 +435,14 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # There the kernels of a step are recorded once, as a CUDA graph, and from then on started at one stroke: those that make the views, those of the teacher, those of the student from its answer to its update.
 # Students that share a pass have a queue each, which the GPU may serve at the same time.
 # The kernels are those that Python would start.
-# Only one kind is missing: a bias just before a batch normalisation, which takes it away again with the mean, is not added, and its gradient, which is zero, not computed.
+# Only one kind is missing: a batch normalisation takes the bias just before it away again, with the mean.
+# There it is not added, its gradient, which is zero, is not computed, and weight decay does not reach it.
 #
 # The rungs of section 7 on a GPU, where Python starts each kernel; the product, with its kernels recorded; nineteen students in one pass against nineteen passes; an evaluation of one batch. *Time in kernels* is MobileNetV2's step again, while a profiler watched:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
-recorded("step|sweep|evaluation", timed="cuda", group="what", name="of", n="n", ms="ms", ratio="times as fast as plain", note="note")
+recorded("step|sweep|evaluation", timed="cuda", group="what", name="of", n="n", ms="ms", ratio="times as fast", note="note")
 
 # %% tags=["hide-input"]
 on_gpu = ledger.newest_machine(bench[(bench.group == "step") & (bench.device == "cuda")]).set_index("name")
@@ -449,7 +450,7 @@ names = "mobilenetv2: + fused optimiser", "mobilenetv2: the product", "time in k
 if set(names) <= set(on_gpu.index):
     started, product, watched = (on_gpu.loc[name] for name in names)
     said = (
-        f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; with every kernel started by Python and every bias added it had been {started.ratio:.1f} times. "
+        f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast. "
         f"Kernels ran for {watched.share:.0%} of the time."
     )
 else:
@@ -491,13 +492,21 @@ for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
     })
 table(rows, "CIFAR-100: the paper's whole procedures, this book's single runs")
 
+# %% [markdown]
+# Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.
+# They also share batches and views, over all seeds: the intervals leave out what another order would have changed.
+# Accuracies are those of the last epoch; *per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of the energy that the GPU reported, the rest being the processor's.
+
 # %% tags=["hide-input"]
 hkd = printed.loc["HKD", "ours"].energy_kwh
-whole = [r["cost"]["train"]["energy_kwh"] for r in records if r["experiment"].endswith("-mobilenetv2-stochastic") and r["asked"]["epochs"] == 100]
-whole = [kwh for kwh in whole if kwh]
+whole = [r["cost"]["train"] for (name, _, epochs, *_), runs in groups.items() for r in runs.values() if name.endswith("-mobilenetv2-stochastic") and epochs == 100]
+whole = [cost["energy_kwh"] for cost in whole if cost["components"]["gpu"]["kwh"] is not None]
 once = "*No run of the paper's 100 epochs with random τ is in the ledger yet.*"
 if whole:
-    once = f"The paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** of training here (n = {len(whole)}); the {hkd:g} kWh that it prints are {hkd / np.mean(whole):.0f} times as much. Device and engine are others here, and nothing tells which of them saved what."
+    once = (
+        f"As part of such a pass, the paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** (n = {len(whole)}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(whole):.0f} times as much. "
+        "Device and engine are others here, and nothing tells which of them saved what."
+    )
 display(Markdown(once))
 kd = "cifar100/resnet18-mobilenetv2-kd"
 others = {"no teacher": ("cifar100/mobilenetv2-base", None), "τ = 4": (kd, 4), "τ = 20": (kd, 20)}
@@ -511,9 +520,6 @@ for (experiment, _, *rest), runs in groups.items():
 table(rows, "Random τ against the others, test accuracy of the last epoch, paired by seed") if rows else Markdown("*No two ways have a seed in common yet.*")
 
 # %% [markdown]
-# Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.
-# They also share batches and views, over all seeds: the intervals leave out what another order would have changed.
-# Accuracies are those of the last epoch; *per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of the energy that the GPU reported, the rest being the processor's.
 # Few seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
 
 # %% [markdown]

@@ -57,7 +57,19 @@ class Protocol:
         common = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimiser == "adam":
             return torch.optim.Adam(groups, **common)
-        return torch.optim.SGD(groups, momentum=self.momentum, **common)
+        return _with_momenta(torch.optim.SGD(groups, momentum=self.momentum, **common))
+
+
+def _with_momenta(optimiser):
+    """``optimiser`` with a momentum of zero for every parameter, which is what it begins with anyhow.
+
+    Its fused kernel cannot have some without: those whose gradient comes later, as on the CPU that continues what a GPU
+    began (`models.layers.Chain`).
+    """
+    for group in optimiser.param_groups:
+        for weight in group["params"] if group["momentum"] else ():
+            optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimiser
 
 
 def _one_cycle(step, steps):

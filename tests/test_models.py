@@ -273,12 +273,14 @@ def test_a_chain_learns_the_same_from_fewer_maps(name, precision, size):
 @pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
 def test_a_chain_leaves_out_a_bias_that_a_normalisation_takes_away(monkeypatch, name, compiled):
     with_biases = models.build(name, 10, width=0.25, seed=0).double()
+    for module in with_biases.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.3
     without = copy.deepcopy(with_biases)
     for module in with_biases.modules():
         if type(module) is models.layers.Chain:
             module.__class__ = nn.Sequential
-    monkeypatch.setattr(models.layers.Chain, "_frugal", models.layers.Chain.unbiased)  # as on a GPU
-    monkeypatch.setattr(models.layers.Chain, "forward", models.layers.Chain.unbiased) if compiled else None
+    monkeypatch.setattr(models.layers.Chain, "forward", models.layers.Chain.unbiased)  # as in training on a GPU
     images = torch.randn(8, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     if compiled:
         torch.compiler.reset()
@@ -302,18 +304,32 @@ def test_a_chain_leaves_out_a_bias_that_a_normalisation_takes_away(monkeypatch, 
 def test_a_chain_on_a_gpu_adds_the_bias_where_it_matters(monkeypatch):
     monkeypatch.setattr(models.layers.Chain, "_frugal", models.layers.Chain.unbiased)
     x, seen = torch.randn(4, 1, 4, 4), []
-    for change in ("nothing", "frozen normalisation", "hook"):
+    for change in ("nothing", "frozen normalisation", "hook", "hook of the normalisation"):
         chain = models.layers.Chain(*models.layers.conv_bn_relu(1, 4), nn.Conv2d(4, 2, 1))
         if change == "frozen normalisation":
             chain[1].eval()
         if change == "hook":
             chain[0].register_forward_hook(lambda layer, images, maps: seen.append(maps))
+        if change == "hook of the normalisation":
+            chain[1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs))
         plain = copy.deepcopy(nn.Sequential(*chain))
         torch.testing.assert_close(chain(x), plain(x))
         torch.testing.assert_close(chain[1].running_mean, plain[1].running_mean)
         chain(x).square().sum().backward()
         assert (chain[0].bias.grad is None) == (change == "nothing") and chain[3].bias.grad is not None
-    assert len(seen) > 2
+    assert len(seen) > 4
+
+
+def test_a_chain_on_a_gpu_answers_twice_before_it_learns(monkeypatch):
+    monkeypatch.setattr(models.layers.Chain, "_frugal", models.layers.Chain.unbiased)
+    chain, x = depthwise_chain().double(), torch.randn(4, 1, 4, 4, dtype=torch.float64)
+    plain = copy.deepcopy(nn.Sequential(*chain))
+    for network in (chain, plain):
+        (network(x).square().sum() + network(2 * x).sum()).backward()
+    for one, other in zip(chain.parameters(), plain.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+    torch.testing.assert_close(chain[1].running_mean, plain[1].running_mean)
 
 
 def test_a_chain_lets_go_of_its_maps_during_the_backward_pass():

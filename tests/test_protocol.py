@@ -61,3 +61,36 @@ def test_adam_is_torchs_with_the_protocols_weight_decay_and_no_momentum():
 def test_an_unknown_optimiser_lists_the_known_ones():
     with pytest.raises(ValueError, match=f"'lamb'; choose one of: {', '.join(OPTIMISERS)}"):
         Protocol(optimiser="lamb")
+
+
+def test_a_parameter_whose_gradient_comes_later_does_not_stop_the_others():
+    early, late = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimiser = Protocol().optimise(torch.nn.ParameterList([early, late]))
+    for trained in ([early], [early, late], [early]):
+        for weight in trained:
+            weight.grad = torch.full((3,), 0.5)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    alone = torch.nn.Parameter(torch.ones(3))
+    plain = torch.optim.SGD([alone], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for _ in range(3):
+        alone.grad = torch.full((3,), 0.5)
+        plain.step()
+    torch.testing.assert_close(early, alone)
+    assert (late < 1).all()
+
+
+def test_the_first_step_is_that_of_sgd_to_the_last_bit():
+    weights, results = torch.randn(50, generator=torch.Generator().manual_seed(0)), []
+    for make in (lambda w: Protocol().optimise(torch.nn.ParameterList([w])), plain_sgd):
+        weight = torch.nn.Parameter(weights.clone())
+        optimiser = make(weight)
+        for _ in range(3):
+            weight.grad = weight.detach().sin()
+            optimiser.step()
+        results.append(weight.detach())
+    assert torch.equal(*results)
+
+
+def plain_sgd(weight):
+    return torch.optim.SGD([weight], lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 
 SMALLEST = 4  # channels: below this a batch-normalised layer carries next to nothing
 
@@ -92,13 +91,14 @@ class _ReLU6(torch.autograd.Function):
 
 
 class Chain(nn.Sequential):
-    """`torch.nn.Sequential` that keeps fewer maps for the gradient and has the same values and gradients.
+    """`torch.nn.Sequential` with the same values that keeps fewer maps for gradients, or adds fewer biases.
 
     Of the maps inside, those that cost little are not kept but computed again when a gradient needs them: what a batch
     normalisation, with or without an activation, gives to a convolution, and what a depthwise convolution, which takes
-    few products for each number, gives to a batch normalisation. That is so in training on a CPU, where it has no
-    second derivative. On a GPU it keeps all maps, but adds no bias to one that is to be normalised, because kernels
-    for biases take a fifth of a step there; such a bias has no gradient and stays as it is.
+    few products for each number, gives to a batch normalisation. That is so in training on a CPU, where gradients
+    are the same, too, but there is no second derivative. In training on a GPU it keeps all maps, but adds no bias to
+    one that is to be normalised: the kernels for biases took a fifth of MobileNetV2's recorded step on an H200. Such a
+    bias has no gradient, and stays as it is.
     """
 
     def forward(self, x):
@@ -118,9 +118,10 @@ class Chain(nn.Sequential):
             if not (_biased(layer) and _tracks(following)):
                 x = layer(x)
                 continue
-            x = F.conv2d(x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+            x = layer._conv_forward(x, layer.weight, None)
             kept = 1 - following.momentum  # of the running mean, in the normalisation that is to come
-            following.running_mean.add_(layer.bias.detach(), alpha=following.momentum / kept)
+            # as data, because the gradient of an earlier answer holds on to the running mean, though it reads it not
+            following.running_mean.data.add_(layer.bias.data, alpha=following.momentum / kept)
         return x
 
     def _frugal(self, x):
@@ -139,13 +140,16 @@ class Chain(nn.Sequential):
 
 def _biased(layer):
     """Whether ``layer`` is a convolution that adds a bias and that nothing looks at."""
-    watched = layer._forward_hooks or layer._forward_pre_hooks
-    return type(layer) is nn.Conv2d and layer.bias is not None and not watched
+    return type(layer) is nn.Conv2d and layer.bias is not None and not _watched(layer)
 
 
 def _tracks(layer):
     learns = isinstance(layer, nn.BatchNorm2d) and layer.training and layer.track_running_stats
-    return learns and layer.momentum is not None and layer.momentum < 1
+    return learns and layer.momentum is not None and layer.momentum < 1 and not _watched(layer)
+
+
+def _watched(layer):
+    return layer._forward_hooks or layer._forward_pre_hooks
 
 
 def _activates(layer):

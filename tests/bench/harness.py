@@ -102,14 +102,14 @@ def _plain(network):
             if isinstance(child, models.layers.ReLU6):
                 setattr(layer, name, torch.nn.ReLU6())
         if isinstance(layer, models.layers.Chain):
-            layer.forward = layer.unbiased
+            layer.forward = partial(torch.nn.Sequential.forward, layer)
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.forward = partial(_without_cudnn, layer.forward)
     return network
 
 
 def _without_cudnn(forward, x):
-    with torch.backends.cudnn.flags(enabled=False):  # asked whether cuDNN could do it, vmap gives up
+    with torch.backends.cudnn.flags(enabled=False):  # vmap cannot ask whether cuDNN would do it
         return forward(x)
 
 
