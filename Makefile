@@ -35,7 +35,7 @@ lint: $(READY)  ## ruff over package, notebooks, book and tests
 	$(BIN)/ruff check .
 
 bench: $(READY)  ## one table of benchmarks against the plain step; adds to book/ledger/bench.jsonl (THREADS=n)
-	$(BIN)/python -m pytest -q tests/bench -o python_files='bench_*.py' -o addopts= --benchmark-quiet \
+	$(BIN)/python -m pytest -q tests/bench -o python_files='bench_*.py' -o addopts= --timeout 3600 --benchmark-quiet \
 	  --history book/ledger/bench.jsonl $(if $(THREADS),--threads $(THREADS))
 
 bench-gpu: $(READY)  ## tests and benchmarks on a GPU; without one it says so

@@ -70,7 +70,7 @@ import torch
 from IPython.display import Markdown
 from scipy.stats import t as student_t
 
-from stkd_utils import carbon, compute, data, experiments, ledger, models, plots, stats
+from stkd_utils import carbon, compute, data, experiments, hardware, ledger, models, plots, stats
 from stkd_utils.protocol import Protocol
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 from stkd_utils.seeding import generator
@@ -540,8 +540,8 @@ ax.grid(False)
 times = 1 / share
 students = ("mobilenetv2", "shufflenetv2")
 slower = all(share.loc[name, ["one", "many"]].min() > 1.25 * share.loc[name, "macs"] for name in students)
-machine = carbon.hardware()
-processor = machine["gpu"] or f"{machine['cpu']}, CPU threads: {torch.get_num_threads()}"
+machine = hardware.hardware()
+processor = machine["gpu"] or f"{hardware.processor(machine)}, CPU threads: {torch.get_num_threads()}"
 says = (
     "MACs and time are not proportional"
     if slower

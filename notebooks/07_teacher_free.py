@@ -443,24 +443,25 @@ reliability_panels(whole[whole.label.isin(chosen)]);
 # **Read in the repositories, not in a paper.**
 # The code of stochastic KD descends from that of Tf-KD, by way of the code for dynamic rectification, and inherited the regularising loss as coded.
 # Asked about it, the author of Tf-KD answered that its weights were searched *for this form*, with multipliers of 1, 10, 50 and 100.
-# Of the inherited parameter files, four have the keys that this loss needs; the other networks stop with an error.
+# Of the inherited parameter files, those of four networks have the keys that this loss needs; the others stop with an error.
 # The evaluation of runs without a real teacher stops too, at names that do not exist there.
 #
-# With section 3, the settings of three of those files can be read as what they are, label smoothing:
+# With section 3, those settings, which our experiments `…-reg-as-coded` keep, can be read as what they are, label smoothing:
 
 # %%
-FILES = {"ResNet18": (0.1, 20, 100), "MobileNetV2": (0.95, 40, 1), "ShuffleNetV2": (0.95, 10, 1)}
+keys = "tau", "hard_weight", "reg_weight", "reg_multiplier"
+files = {network: experiments.load(f"cifar100/{network}-reg-as-coded") for network in ("resnet18", "mobilenetv2", "shufflenetv2", "googlenet")}
+files = {network: {key: asked[key] for key in keys} for network, asked in files.items()}
 rows = []
-for (network, (alpha, tau, multiplier)), classes in itertools.product(FILES.items(), (10, 100)):
-    weights = {"hard_weight": 1 - alpha, "reg_weight": alpha, "reg_multiplier": multiplier}
-    weight, smoothing = disguise(classes, tau, **weights)
-    rows.append((network, classes, f"{alpha:g}", tau, multiplier, f"{weight:.3f}", f"{smoothing:.3f}"))
+for (network, asked), classes in itertools.product(files.items(), (10, 100)):
+    weight, smoothing = disguise(classes, **asked)
+    rows.append((network, classes, f"{asked['reg_weight']:g}", asked["tau"], asked["reg_multiplier"], f"{weight:.3f}", f"{smoothing:.3f}"))
 heads = ["student", "K", "soft weight", "τ", "multiplier", "W", "ε"]
 table(pd.DataFrame(rows, columns=heads), "Files of the authors, and the label smoothing that they amount to")
 
 # %% tags=["hide-input"]
-weight, smoothing = disguise(100, 20, hard_weight=0.9, reg_weight=0.1, reg_multiplier=100)
-flat, _ = disguise(100, 40, hard_weight=0.05, reg_weight=0.95, reg_multiplier=1)
+weight, smoothing = disguise(100, **files["resnet18"])
+flat, _ = disguise(100, **files["mobilenetv2"])
 Markdown(
     f"On a hundred classes, the file for ResNet18 is label smoothing with ε = {smoothing:.4f} and W = {weight:.4f}, "
     "beside the usual default of one tenth and a weight of one. "
@@ -520,7 +521,7 @@ print(f"τ = 1, ten classes: ε = {share / weight:.4f}; gradients differ by {(on
 
 # %% tags=["hide-cell"]
 for multiplier in (1, 10, 50, 100):
-    weight, smoothing = disguise(10, 20, hard_weight=0.9, reg_weight=0.1, reg_multiplier=multiplier)
+    weight, smoothing = disguise(10, **{**files["resnet18"], "reg_multiplier": multiplier})
     print(f"multiplier {multiplier:3}: W = {weight:.2f}, ε = {smoothing:.3f}")
 
 # %% [markdown]

@@ -160,7 +160,7 @@ for size in zoo:
         rows.append(row)
 table(rows, f"Time for one image on this {machine}: median and quartiles of 15 rounds ({rounds} for large images in batches)")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Milliseconds for one image over its millions of MACs, both axes logarithmic, one line for each combination of image size and batch. From the teacher to the left every line falls less than the thin line of proportionality beside it; with a batch of one and digits it rises."}, "figure": {"caption": "Time for one image over its computation: medians, bars from quartile to quartile. Thin lines: where the students would be if time were in proportion to MACs.", "name": "figure-time-macs"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Milliseconds for one image over its millions of MACs, both axes logarithmic, one line for each combination of image size and batch, each beside a thin line of proportionality."}, "figure": {"caption": "Time for one image over its computation: medians, bars from quartile to quartile. Thin lines: where the students would be if time were in proportion to MACs.", "name": "figure-time-macs"}}
 _, ax = plt.subplots(figsize=(plots.COLUMN, 4.2))
 markers = dict(zip(KEYS, "so^", strict=True))
 for size, colour in zip(zoo, ("#12855A", "#0A4BCB"), strict=True):

@@ -14,21 +14,24 @@ def parser():
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="the experiments that exist, all or some, and the profiles")
-    for key in catalogue.FILTERS:
-        listing.add_argument(f"--{key}", help=f"only experiments with this {key}")
+    examples = {"dataset": "digits", "method": "kd", "model": "mobilenetv2", "teacher": "resnet18"}
+    for key, example in examples.items():
+        listing.add_argument(f"--{key}", help=f"only experiments with this {key}, such as {example}")
     listing.set_defaults(call=_list)
 
     one = commands.add_parser("run", help="train one experiment, or continue it; a finished one is not repeated")
     one.add_argument("name", help="an experiment, such as digits/resnet18-mobilenetv2-stochastic")
-    one.add_argument("--seed", type=int, default=0, metavar="N")
+    one.add_argument("--seed", type=int, default=0, metavar="N", help="initial weights, order and views (default 0)")
     one.add_argument("--seeds", metavar="N,N", help="several seeds instead of one")
     one.add_argument(
-        "--together", action="store_true", help="train the lists in --set (tau=[2,3]) and the seeds in one shared pass"
-    )
+        "--together", action="store_true",
+        help="train the lists in --set (tau=[2,3]) in one shared pass; with data_seed set also the seeds",
+    )  # fmt: skip
     one.add_argument("--profile", default="quick", metavar="P", help="smoke, quick (default), gpu or paper")
     one.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a setting; may be repeated"
-    )
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="replace a setting of the experiment's file; may be repeated",
+    )  # fmt: skip
     one.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
     one.add_argument("--intensity", help="gCO2e per kWh: a number or a name such as world (default), bangladesh")
     one.add_argument(
@@ -37,7 +40,7 @@ def parser():
     one.set_defaults(call=_run)
 
     books = commands.add_parser("notebooks", help="execute the notebooks of the book with papermill")
-    books.add_argument("--profile", default="quick", metavar="P")
+    books.add_argument("--profile", default="quick", metavar="P", help="smoke, quick (default), gpu or paper")
     books.add_argument("--only", metavar="NN", help="only the notebook that starts with NN")
     books.set_defaults(call=_notebooks)
 
@@ -55,7 +58,7 @@ def parser():
 
     publish = commands.add_parser("publish", help="append finished runs to the ledger")
     publish.add_argument("--runs", metavar="DIR", help="where runs live (default $STKD_RUNS, else ./runs)")
-    publish.add_argument("--book", metavar="P", help="instead, what the book of profile P trained and cost")
+    publish.add_argument("--book", metavar="P", help="runs and costs of the book that was built with profile P")
     publish.set_defaults(call=_publish)
     return top
 

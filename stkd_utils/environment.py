@@ -11,6 +11,7 @@ from . import __version__
 PACKAGE = Path(__file__).parent
 PACKAGES = (
     "torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "ptflops", "torchmetrics", "pycocotools",
+    "torchao",
 )  # fmt: skip
 
 # Source that changes how results look, not what they are: editing it does not make finished runs stale.

@@ -183,7 +183,7 @@ def _measured():
 
 @cache
 def _modelled():
-    return modelled_cpu(hardware()["cpu"])
+    return modelled_cpu(_cpu_name())
 
 
 def sources(cpu_watts=None):
@@ -205,14 +205,23 @@ def sources(cpu_watts=None):
 def hardware():
     """This machine: names of processor and GPU (None without one), cores, threads, memory in GiB; a fresh dict.
 
-    ``cores`` are physical; ``threads`` are the logical ones that this process may use. Looked up once per process.
+    ``instructions`` are those that PyTorch uses ("AVX2", "AVX512", ...): processors of one name can differ in them, in
+    speed and in the last digits. ``cores`` are physical; ``threads`` are the logical ones that this process may use.
+    Looked up once per process.
     """
     return dict(_hardware())
+
+
+def processor(facts):
+    """The processor in ``facts`` (of `hardware`) in words: "AMD EPYC (AVX2)"; older facts do not tell instructions."""
+    instructions = f" ({facts['instructions']})" if facts.get("instructions") else ""
+    return f"{facts['cpu'] or 'unknown processor'}{instructions}"
 
 
 @cache
 def _hardware():
     import psutil
+    import torch
 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
@@ -221,6 +230,7 @@ def _hardware():
         gpu = None
     return {
         "cpu": _cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": psutil.cpu_count(logical=False) or threads,
         "threads": threads,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .hardware import processor
 from .ledger_files import LedgerError, append_lines, check, dump, load_lines, own_folder, parse, replace
 from .receipt import ENERGY, MASS, duration, quantity
 
@@ -159,11 +160,10 @@ def benchmarks():
     Columns: group, name, device ("cpu" or "cuda": what was timed), threads, n, median_seconds, images_per_second, ratio
     (times as fast as the plain step, timed in turn), load, note, machine, date, and what only some groups have (x,
     seconds, slope; difference, low, high, verdict; flops_per_second; share). ``make bench`` and ``make bench-gpu`` add
-    the rows. Introduced in notebook 09.
+    the rows; a damaged line is left out, with a warning. Introduced in notebook 09.
     """
     path = _file("bench.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    known = {}
+    rows, known = _warned(load_lines(path, "benchmark", dump)), {}
     for row in rows:
         machine = _machine(row["hardware"])
         row = {"note": "", "device": "cpu", **row, "machine": machine}
@@ -171,11 +171,15 @@ def benchmarks():
     return pd.DataFrame(list(known.values()), columns=None if known else ["group", "name", "device", "note", "machine"])
 
 
-def newest_machine(rows):
-    """Those rows of `benchmarks` that the machine left which ran each group last. Introduced in notebook 09."""
+def main_machine(rows):
+    """Those rows of `benchmarks` that one machine left for each group: the one that ran most of it, else the newest.
+
+    Introduced in notebook 09.
+    """
     if rows.empty:
         return rows
-    machine = rows.sort_values("date").groupby("group").machine.last()
+    ran = rows.groupby(["group", "machine"]).date.agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
+    machine = ran.groupby("group").machine.last()
     return rows[rows.machine == rows.group.map(machine)]
 
 
@@ -239,7 +243,7 @@ def _row(record):
 
 
 def _machine(hardware):
-    return f"{hardware['gpu'] or hardware['cpu'] or 'unknown processor'}, {hardware['threads']} CPU threads"
+    return f"{hardware['gpu'] or processor(hardware)}, {hardware['threads']} CPU threads"
 
 
 def _price(row):

@@ -27,7 +27,7 @@ def check(row, kind="record"):
     """Raise `LedgerError`, one sentence, unless ``row`` is a valid "record" of a run or "execution" of a notebook."""
     errors = sorted(_validator(kind).iter_errors(row), key=lambda error: [str(part) for part in error.absolute_path])
     if errors:
-        name = row.get("id") or row.get("notebook") if isinstance(row, dict) else None
+        name = row.get("id") or row.get("notebook") or row.get("name") if isinstance(row, dict) else None
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise LedgerError(f"{kind.capitalize()} {name or 'without a name'}: {_sentence(errors[0])}{more}.")
 

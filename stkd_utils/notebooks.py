@@ -27,6 +27,7 @@ TIMEOUTS = {"smoke": 300, "quick": 1800, "gpu": 12 * 3600, "paper": 30 * 24 * 36
 
 # The notebooks cannot import these: editing them does not make an executed notebook stale.
 NOT_READ = {"__main__.py", "notebooks.py"}
+READ_OF_LEDGER = {"runs.jsonl", "paper.csv", "choice.json", "repeats.csv", "bench.jsonl"}
 
 
 class NotebookError(RuntimeError):
@@ -249,7 +250,7 @@ def _hash(path, profile, given, root):
     digest.update(json.dumps([cells, profile, given, environment.packages()], sort_keys=True).encode())
     ledger = Path(os.environ.get("STKD_LEDGER") or root / "book" / "ledger")
     source = [file for file in environment.PACKAGE.rglob("*") if file.suffix in {".py", ".json"}]
-    data = [file for file in ledger.glob("*") if file.name in {"runs.jsonl", "paper.csv", "choice.json", "bench.jsonl"}]
+    data = [file for file in ledger.glob("*") if file.name in READ_OF_LEDGER]
     for file in sorted(set(source) - {environment.PACKAGE / name for name in NOT_READ}) + sorted(data):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

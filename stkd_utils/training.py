@@ -104,7 +104,7 @@ class Trainer:
 
     def _recorder(self):
         """`_learn` with its kernels recorded; None for an objective, or an optimiser, that forbids it."""
-        if not getattr(self.objective, "recordable", False) or self.protocol.optimiser != "sgd":
+        if not self.objective.recordable or self.protocol.optimiser != "sgd":
             return None
         return engine.Captured(partial(Trainer._learn_given, weakref.proxy(self)))
 

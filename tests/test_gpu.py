@@ -79,12 +79,13 @@ def test_numbers_and_tensors_reach_a_recorded_function():
 
 def test_a_graph_for_every_shape():
     captured, lanes = engine.Captured(lambda x: x.sum()), engine.Lanes(1, "cuda")
-    for _ in range(6):
+    for turn in range(6):
         for count in (3, 5):
             with lanes[0]:
-                total = captured(torch.ones(count, device="cuda"))
+                total = captured(torch.full((count,), float(turn), device="cuda"))
             lanes.join()
-            assert total.item() == count
+            assert total.item() == count * turn
+    assert captured.graphs == 2
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from stkd_utils import hardware
 from stkd_utils.carbon import Meter
@@ -272,8 +273,9 @@ def test_this_machine_has_one_source_per_component():
 
 def test_hardware_says_what_the_machine_is():
     facts = hardware.hardware()
-    assert list(facts) == ["cpu", "cores", "threads", "memory_gib", "gpu"]
-    assert facts["cpu"] and facts["cores"] >= 1 and 1 <= facts["threads"] <= os.cpu_count()
+    assert list(facts) == ["cpu", "instructions", "cores", "threads", "memory_gib", "gpu"]
+    assert facts["cpu"] and facts["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["cores"] >= 1 and 1 <= facts["threads"] <= os.cpu_count()
     assert facts["memory_gib"] > 0.1
     assert facts["gpu"] is None or facts["gpu"]
     facts["cpu"] = "changed"

@@ -147,6 +147,16 @@ def test_of_a_benchmark_the_newest_row_on_each_machine_counts(tmp_path, monkeypa
     assert set(found.device) == {"cpu"}  # rows from before GPUs were timed do not say
 
 
+def test_processors_of_one_name_with_other_instructions_are_two_machines(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    rows = [json.loads(benchmark()) for _ in range(3)]
+    for row, instructions in zip(rows[1:], ("AVX2", "AVX512"), strict=True):
+        row["hardware"]["instructions"] = instructions
+    (tmp_path / "bench.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    names = ["A, 2 CPU threads", "A (AVX2), 2 CPU threads", "A (AVX512), 2 CPU threads"]
+    assert list(ledger.benchmarks().machine) == names
+
+
 def test_a_benchmark_of_the_gpu_does_not_replace_one_of_the_processor_beside_it(tmp_path, monkeypatch):
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     rows = [benchmark(device="cpu", median_seconds=2.0), benchmark(device="cuda")]
@@ -155,27 +165,38 @@ def test_a_benchmark_of_the_gpu_does_not_replace_one_of_the_processor_beside_it(
     assert list(zip(found.device, found.median_seconds, strict=True)) == [("cpu", 2.0), ("cuda", 1.0)]
 
 
-def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_it_last(tmp_path, monkeypatch):
+def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_most_of_it(tmp_path, monkeypatch):
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     a, b = ({"cpu": name, "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": None} for name in "AB")
-    days = [f"2026-11-0{day}T00:00:00+00:00" for day in range(1, 5)]
+    days = [f"2026-11-0{day}T00:00:00+00:00" for day in range(1, 6)]
     rows = [
+        benchmark(hardware=a, date=days[0]),
         benchmark(hardware=a, date=days[0], name="grown", group="growth"),
-        benchmark(hardware=a, date=days[3], note="again"),  # the newest, though its first row was the oldest
-        benchmark(hardware=b, date=days[1]),
+        benchmark(hardware=a, date=days[1], note="again"),
         benchmark(hardware=a, date=days[2], name="other"),
+        benchmark(hardware=b, date=days[3]),  # newer, but part of the group
     ]
-    (tmp_path / "bench.jsonl").write_text("\n".join([benchmark(hardware=a, date=days[0]), *rows]) + "\n")
-    shown = ledger.newest_machine(ledger.benchmarks())
+    path = tmp_path / "bench.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    shown = ledger.main_machine(ledger.benchmarks())
     assert sorted(zip(shown.name, shown.note, strict=True)) == [("grown", ""), ("other", ""), ("plain", "again")]
-    later = benchmark(hardware=b, date=days[3].replace("04", "05"))
-    (tmp_path / "bench.jsonl").write_text("\n".join([*rows[1:], later]) + "\n")
-    shown = ledger.newest_machine(ledger.benchmarks())
-    assert list(shown.name) == ["plain"] and shown.machine.iloc[0].startswith("B")
+    path.write_text("\n".join([*rows, benchmark(hardware=b, date=days[4], name="other")]) + "\n")
+    shown = ledger.main_machine(ledger.benchmarks())
+    assert list(shown.machine.str[0]) == ["A", "B", "B"], "of two that ran as much of a group, the newer"
+
+
+def test_a_damaged_benchmark_costs_its_own_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    rows = [benchmark(), '{"name": "cut', benchmark(n=-1), benchmark(threads=2)]
+    (tmp_path / "bench.jsonl").write_text("\n".join(rows))
+    with pytest.warns(UserWarning) as warned:
+        found = ledger.benchmarks()
+    assert list(found.threads) == [1, 2]
+    assert "line 2: not valid JSON" in str(warned[0].message) and "line 3: Benchmark plain: 'n'" in str(warned[1].message)
 
 
 def test_without_benchmarks_the_table_is_empty(tmp_path, monkeypatch):
     (tmp_path / "bench.jsonl").write_text("")
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     assert ledger.benchmarks().empty and "group" in ledger.benchmarks()
-    assert ledger.newest_machine(ledger.benchmarks()).empty
+    assert ledger.main_machine(ledger.benchmarks()).empty

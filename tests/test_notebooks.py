@@ -156,7 +156,10 @@ def test_parameters_that_equal_the_defaults_are_not_injected(book):
     assert given == {"limit": 5}
 
 
-@pytest.mark.parametrize("change", ["notebook", "package", "experiment", "ledger", "versions"])
+LEDGER = sorted(notebooks.READ_OF_LEDGER)
+
+
+@pytest.mark.parametrize("change", ["notebook", "package", "experiment", *LEDGER, "versions"])
 def test_freshness_sees_every_change(book, monkeypatch, change):
     pretend_executed(book)
     assert present(book) == ["current", "current"]
@@ -165,8 +168,8 @@ def test_freshness_sees_every_change(book, monkeypatch, change):
     elif change == "versions":
         monkeypatch.setattr(environment, "packages", lambda: {"python": "4.0"})
     else:
-        names = {"package": "module.py", "experiment": "experiments/one.json", "ledger": "../book/ledger/runs.jsonl"}
-        (environment.PACKAGE / names[change]).write_text('{"changed": 1}\n')
+        names = {"package": "module.py", "experiment": "experiments/one.json"}
+        (environment.PACKAGE / names.get(change, f"../book/ledger/{change}")).write_text('{"changed": 1}\n')
     assert present(book) == ["stale", "current" if change == "notebook" else "stale"]
 
 

@@ -1,11 +1,13 @@
 """The package as a whole: which way imports go, what it leaves alone, what may lie in the repository."""
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
 
+import stkd_utils
 from stkd_utils import environment
 
 SOURCES = sorted(environment.PACKAGE.rglob("*.py"))
@@ -33,6 +35,12 @@ def own(path):
         if dots == len(within) + 1 or module.split(".")[0] == "stkd_utils":
             rest = [part for part in module.removeprefix("stkd_utils").split(".") if part]
             yield rest[0] if rest else name
+
+
+def test_the_map_of_the_package_names_every_room():
+    rooms = {name.split("/")[0].removesuffix(".py") for name in NAMES} - {"__init__", "_ledger"}
+    said = re.findall(r"`+(\w+)`+", stkd_utils.__doc__)
+    assert sorted(said) == sorted(rooms)
 
 
 @each_source

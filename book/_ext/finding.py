@@ -13,6 +13,7 @@ import pandas as pd
 
 from stkd_utils import ledger, notebooks, plots, stats
 from stkd_utils.experiments.running import resolved
+from stkd_utils.hardware import processor
 from stkd_utils.procedures import Procedure, differing, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
@@ -211,7 +212,7 @@ def made(executed):
 
 def _machine(rows, count):
     hardware, code = rows[0]["hardware"], rows[0]["code"]
-    processors = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']:.0f} GiB of memory"
+    processors = f"{processor(hardware)}, {hardware['cores']} cores, {hardware['memory_gib']:.0f} GiB of memory"
     commit = f", commit `{code['commit'][:10]}`{', modified' if code['modified'] else ''}" if code["commit"] else ""
     which = f" ({', '.join(row['name'] for row in rows)})" if count > 1 else ""
     return f"* {processors}; GPU: {hardware['gpu'] or 'none'}; package {code['version']}{commit}{which}"

@@ -1,5 +1,7 @@
 """Every way of training, beside each other: what it reached on the digits, what a run costs, which test proves it."""
 
+import re
+
 from finding import ROOT, _asked, _markdown, paired, records
 
 from stkd_utils import experiments, stats
@@ -56,7 +58,7 @@ def _line(method, name, known, reference):
     takes = "is what it draws" if asked.get("tau_policy", "").startswith("stochastic") else "possible"
     tau = takes if tasks.method(asked).temperature else "has no τ"
     file, test = LEARNT if asked.get("tau_policy") == "learnable" else PROOFS[method]
-    proof = f"`{file}`: {test.removeprefix('test_').replace('_', ' ')}"
+    proof = f"`{file}`: {re.sub('^test_(trap_[A-Z][0-9]+_)?', '', test).replace('_', ' ')}"
     who = f"{method}: `{name.split('/')[1]}`"
     runs = _runs(known, name)
     runs = paired(runs, reference) if runs and reference else runs

@@ -19,6 +19,7 @@ class Supervised:
     priors: torch.Tensor
     match_iou: float = 0.5
     policy = teacher = module = None
+    recordable = False
     macs, macs_backward, networks = 0, 0, MappingProxyType({})
 
     def terms(self, batch, outputs_s):
@@ -40,6 +41,7 @@ class Distillation:
     policy: object
     weights: dict
     match_iou: float = 0.5
+    recordable = False
     macs, macs_backward, networks = 0, 0, MappingProxyType({})
 
     @property

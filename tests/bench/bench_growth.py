@@ -1,5 +1,6 @@
 """How the cost of a step grows, and how little a grid costs when its students share a pass."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,11 +79,28 @@ def test_growth(add, device, quick, axis):
 @pytest.mark.parametrize("precision", ["auto", "float32"])
 @pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
 def test_peak_memory(add, student, precision):
-    command = [sys.executable, Path(__file__).with_name("memory.py"), student, precision]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole, imported, taken = map(float, done.stdout.split())
+    whole, imported, taken = peak(student, precision)
     meant = harness.engine.resolve(precision, "cpu")
     name, note = f"{student}: CIFAR-100, {precision}", f"{meant}: peak {whole:.2f} GiB, of which imports {imported:.2f}"
     more = {"peak_gib": whole, "import_gib": imported, "precision": meant, "note": note}
     add(name, "memory", n=1, median=taken, **more)
+
+
+@pytest.mark.timeout(900)
+def test_memory_given_back(add, student="mobilenetv2", rounds=5):
+    environs = ({}, harness.GIVEN_BACK)
+    turns = [[peak(student, "float32", **environ) for environ in environs] for _ in range(rounds)]
+    peaks, _, seconds = np.array(turns).T
+    reference, taken = np.median(seconds, axis=1).tolist()
+    whole, ratio = peaks[1].max().item(), reference / taken
+    note = f"float32: peak {whole:.2f} GiB, and a step takes {1 / ratio:.2f} times as long"
+    more = {"peak_gib": whole, "precision": "float32", "note": note} | harness.quartiles(seconds[1].tolist())
+    add(f"{student}: CIFAR-100, float32, given back", "memory", n=rounds, median=taken, ratio=ratio, **more)
+
+
+def peak(student, precision, **variables):
+    """The most memory of a process that distils, that of its imports (GiB), and the seconds of a step."""
+    command = [sys.executable, Path(__file__).with_name("memory.py"), student, precision]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return tuple(map(float, done.stdout.split()))

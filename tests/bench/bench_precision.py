@@ -41,6 +41,7 @@ def test_accuracy_in_bfloat16(add, quick, device, tmp_path, name):
     test = stats.equivalence(accuracy["bfloat16"], accuracy["float32"], MARGIN)
     said = "equivalent" if test.equivalent else "worse" if gap.high < 0 else "not decided"
     more = {"difference": gap.mean, "low": gap.low, "high": gap.high, "verdict": said, "asked": asked}
+    more |= {"profile": profile, "seeds": list(seeds), "accuracies": accuracy}
     reached = stats.interval(accuracy["float32"]).percent()
     note = f"float32 {reached}; bfloat16 minus float32: {gap.points(2)}, {said}"
     add(name, "precision", n=len(seeds), median=taken / (2 * len(seeds)), note=note, **more)

@@ -89,7 +89,11 @@ def race(benchmark, quick, device, add):
             return slow / fast
 
         # recorded is what was measured first, whatever a second try says: the better of two would flatter
-        spread = harness.quartiles(benchmark.stats.stats.data)
+        times = benchmark.stats.stats.data
+        spread = harness.quartiles(times)
+        if against:
+            turns = harness.quartiles([slow / fast for slow, fast in zip(reference[-rounds:], times, strict=True)])
+            spread |= {f"ratio_{key}": value for key, value in turns.items()}
         add(name, group, n=rounds, median=median, images=images, ratio=ratio, **spread, **more)
         harness.check(ratio, None if quick else floor, again)
 

@@ -19,6 +19,8 @@ from stkd_utils.protocol import Protocol
 from stkd_utils.training import Trainer, advance
 
 BATCHES = 16  # of random images
+# glibc keeps what was freed, blocks of up to 32 MiB; so it returns 4 MiB and more at once, and takes huge pages
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "THP_MEM_ALLOC_ENABLE": "1"}
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
 
@@ -148,10 +150,11 @@ def in_turn(first, second, rounds, device="cpu", clock=time.perf_counter):
     return tuple(statistics.median(times) for times in zip(*pairs, strict=True))
 
 
-def busy(load=None, cores=None):
-    """Whether more programs want to run than this one needs: more than a core and a half, or more than there are."""
+def busy(load=None, cores=None, threads=None):
+    """Whether more programs want to run than this one, with ``threads``, needs, or nearly as many as ``cores``."""
     load = os.getloadavg()[0] if load is None else load
-    return load > max(1.5, 0.75 * (cores or hardware.hardware()["threads"]))
+    cores, threads = cores or hardware.hardware()["threads"], threads or torch.get_num_threads()
+    return load > max(threads + 0.5, 0.75 * cores)
 
 
 def check(ratio, floor, again):
