@@ -192,7 +192,8 @@ def test_a_damaged_benchmark_costs_its_own_line(tmp_path, monkeypatch):
     with pytest.warns(UserWarning) as warned:
         found = ledger.benchmarks()
     assert list(found.threads) == [1, 2]
-    assert "line 2: not valid JSON" in str(warned[0].message) and "line 3: Benchmark plain: 'n'" in str(warned[1].message)
+    damaged, wrong = (str(one.message) for one in warned)
+    assert "line 2: not valid JSON" in damaged and "line 3: Benchmark plain: 'n'" in wrong
 
 
 def test_without_benchmarks_the_table_is_empty(tmp_path, monkeypatch):
