@@ -178,8 +178,8 @@ def main_machine(rows):
     """
     if rows.empty:
         return rows
-    ran = rows.groupby(["group", "machine"]).date.agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
-    machine = ran.groupby("group").machine.last()
+    ran = rows.groupby(["group", "machine"]).agg(names=("name", "nunique"), last=("date", "max"))
+    machine = ran.sort_values(["names", "last"]).reset_index().groupby("group").machine.last()
     return rows[rows.machine == rows.group.map(machine)]
 
 

@@ -174,7 +174,7 @@ def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_most_of_i
         benchmark(hardware=a, date=days[0], name="grown", group="growth"),
         benchmark(hardware=a, date=days[1], note="again"),
         benchmark(hardware=a, date=days[2], name="other"),
-        benchmark(hardware=b, date=days[3]),  # newer, but part of the group
+        *(benchmark(hardware=b, date=days[3], threads=threads) for threads in (1, 2, 4)),  # newer, but less
     ]
     path = tmp_path / "bench.jsonl"
     path.write_text("\n".join(rows) + "\n")
@@ -182,7 +182,7 @@ def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_most_of_i
     assert sorted(zip(shown.name, shown.note, strict=True)) == [("grown", ""), ("other", ""), ("plain", "again")]
     path.write_text("\n".join([*rows, benchmark(hardware=b, date=days[4], name="other")]) + "\n")
     shown = ledger.main_machine(ledger.benchmarks())
-    assert list(shown.machine.str[0]) == ["A", "B", "B"], "of two that ran as much of a group, the newer"
+    assert list(shown.machine.str[0]) == ["A", "B", "B", "B", "B"], "of two that ran as much of a group, the newer"
 
 
 def test_a_damaged_benchmark_costs_its_own_line(tmp_path, monkeypatch):
