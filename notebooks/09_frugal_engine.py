@@ -375,7 +375,8 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # A page that is executed once, on a machine that others use too, is no benchmark.
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
 # A *rung* is the plain step with one more saving, *the product* the whole loop of this book.
-# The first table is of the machine that ran most of them, the second shows the product on every machine:
+# The first table is of the machine that ran most of them, the second shows the product on every machine.
+# *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not tell them:
 
 # %% tags=["hide-input"]
 bench = ledger.benchmarks()
@@ -485,7 +486,7 @@ Markdown(said)
 #
 # The paper prints an energy for its runs; a GPU reads it from its own counter.
 # `make ledger-gpu` trains the paper's protocol there, in the order of worth, as far as the given minutes go, and adds a row for every finished run.
-# The rows so far, all in sixteen bits; those of 30 epochs are of an earlier pass of nine students, three of which were given up for lack of time:
+# The rows so far; those of 30 epochs are of an earlier pass of nine students, three of which were given up for lack of time:
 
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
@@ -513,7 +514,8 @@ for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
         "device": gpu,
         "counted": f"{counted / energy:.0%}" if seen else "",
     })
-table(rows, "CIFAR-100: the paper's whole procedures, this book's single runs")
+precisions = " and ".join(sorted({record["hardware"].get("precision", "float32") for record in records}))
+table(rows, f"CIFAR-100: the paper's whole procedures, this book's single runs ({precisions or 'none'})")
 
 # %% [markdown]
 # Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.

@@ -14,8 +14,7 @@ def parser():
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     listing = commands.add_parser("list", help="the experiments that exist, all or some, and the profiles")
-    examples = {"dataset": "digits", "method": "kd", "model": "mobilenetv2", "teacher": "resnet18"}
-    for key, example in examples.items():
+    for key, example in catalogue.FILTERS.items():
         listing.add_argument(f"--{key}", help=f"only experiments with this {key}, such as {example}")
     listing.set_defaults(call=_list)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "experiments"
 COLUMNS = ("name", "dataset", "method", "model", "teacher", "tau_policy")
-FILTERS = ("dataset", "method", "model", "teacher")
+FILTERS = {"dataset": "digits", "method": "kd", "model": "mobilenetv2", "teacher": "resnet18"}  # and an example of each
 
 
 class CatalogueError(ValueError):

@@ -144,7 +144,7 @@ def test_memory_given_back_is_compared_with_memory_kept(harness, monkeypatch):
         return (1.4 + turn / 100, 0.7, 1.25) if turn % 2 else (1.7, 0.7, 1.0)
 
     monkeypatch.setattr(bench_growth, "peak", peak)
-    bench_growth.test_memory_given_back(lambda *what, **more: rows.append(more))
+    bench_growth.test_memory_given_back(lambda *what, **more: rows.append(more), "cpu")
     (row,) = rows
     assert (row["n"], row["median"], row["ratio"], row["peak_gib"]) == (5, 1.25, 0.8, 1.49)
     assert row["note"] == "float32: peak 1.49 GiB, and a step takes 1.25 times as long"
