@@ -27,11 +27,11 @@ def files(root=ROOT):
 
 
 def finding():
-    """The README's table of results, Markdown, from the ledger."""
+    """The README's results, Markdown, from the ledger."""
     sys.path[:0] = [str(ROOT), str(ROOT / "book" / "_ext")]
     import finding as tables
 
-    return f"{tables.verdicts()}\n\n{tables.headline()}"
+    return f"{tables.verdicts()}\n\n{tables.larger_verdict()}\n\n{tables.headline()}"
 
 
 def main(root=ROOT):

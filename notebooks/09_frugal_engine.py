@@ -196,7 +196,7 @@ def relative_cost(s, t, grid):
 
 # %% [markdown]
 # First the test that nothing else changes: a few temperatures of the grid, trained in one pass and in an empty folder, against the runs of [chapter 3](03_classic_kd.ipynb).
-# On a CPU they are equal to the last digit; on a GPU sums are added in an order that changes from run to run, alone or not.
+# On a CPU they are equal to the last digit; on a GPU some kernels add in an order that changes from run to run, alone or not.
 
 # %%
 name, seed = f"{scale.dataset}/resnet18-mobilenetv2-kd", scale.seeds[0]
@@ -428,7 +428,7 @@ recorded("peak|memory", group="what", name="of", threads="threads", n="n", note=
 # Sixteen bits instead of thirty-two: the same training in both, validation accuracy paired by seed.
 # The book's CIFAR experiments ask for sixteen where the device has them, the digits for thirty-two.
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
-# Digits cannot speak for CIFAR-100: as long as no row names it, its sixteen bits are a choice and no finding.
+# Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its sixteen bits are a choice and no finding.
 
 # %% tags=["hide-input"]
 recorded("precision", name="experiment", n="seeds", note="finding")
@@ -462,7 +462,7 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # Only one kind is missing: a batch normalisation takes the bias just before it away again, with the mean.
 # There it is not added, its gradient, which is zero, is not computed, and weight decay does not reach it.
 #
-# The rungs of section 7 on a GPU, where Python starts each kernel; the product, with its kernels recorded; nineteen students in one pass against nineteen passes; an evaluation of one batch. *Time in kernels* is MobileNetV2's step again, while a profiler watched:
+# The rungs of section 7 on a GPU, where Python starts each kernel; the product, with its kernels recorded; nineteen students in one pass against nineteen passes; eight stacked into one network against eight in queues; an evaluation of one batch. *Time in kernels* is MobileNetV2's step again, while a profiler watched:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
@@ -477,9 +477,13 @@ if set(names) <= set(on_gpu.index):
         f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast. "
         f"Kernels ran for {watched.share:.0%} of the time."
     )
+    stacked = bench[(bench.device == "cuda") & bench.name.str.endswith("as one network")]
+    for _, row in stacked.iterrows():
+        said += f" Students can also be stacked into one network, all of whose kernels serve all of them: {row['name']} took {1 / row.ratio:.1f} times as long as the same in queues, so the product has queues."
 else:
     said = "*Not measured on a GPU yet.*"
-Markdown(said)
+display(Markdown(said))
+recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding")
 
 # %% [markdown]
 # ## 9. CIFAR-100 beside the paper
@@ -518,8 +522,8 @@ precisions = " and ".join(sorted({record["hardware"].get("precision", "float32")
 table(rows, f"CIFAR-100: the paper's whole procedures, this book's single runs ({precisions or 'none'})")
 
 # %% [markdown]
-# Runs of one pass divide its energy by their counted FLOPs, so a run costs less here than it would alone.
-# They also share batches and views, over all seeds: the intervals leave out what another order would have changed.
+# Runs of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
+# Those of 30 epochs also share batches and views, over all seeds: their intervals leave out what another order would have changed.
 # Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are those of its best epoch on the test images.
 # *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
 

@@ -49,8 +49,13 @@ def filled(tmp_path, monkeypatch):
     return tmp_path
 
 
+def cells(table):
+    """The cells of a Markdown table, row by row."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+
+
 def test_headline_counts_the_whole_grid(filled):
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in finding.headline().splitlines()]
+    rows = cells(finding.headline())
     table = {row[0]: row[1:] for row in rows[2:]}
     assert list(table) == ["no KD", "KD, τ = 4", "KD, τ = 20", "KD, tuned τ", "KD, stochastic τ"]
     assert table["KD, tuned τ"] == ["90.0 ± 0.0", "3", "3 ×", "3 ×"]
@@ -119,3 +124,34 @@ def test_a_run_with_changed_settings_is_named_and_does_not_enter_the_finding(fil
     ledger.append([shorter])
     assert finding.headline() == before
     assert "`digits/resnet18-mobilenetv2-stochastic` epochs=3" in finding.groups()
+
+
+@pytest.fixture
+def larger(tmp_path, monkeypatch):
+    """A ledger at the paper's size: random τ with two seeds, τ = 4 with both, τ = 20 and no KD with one of them."""
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    kd = "cifar100/resnet18-mobilenetv2"
+    wanted = [("cifar100/mobilenetv2-base", 1, 0.65, None), (f"{kd}-kd", 0, 0.68, 4), (f"{kd}-kd", 1, 0.69, 4)]
+    wanted += [(f"{kd}-kd", 1, 0.71, 20), (f"{kd}-stochastic", 0, 0.67, None), (f"{kd}-stochastic", 1, 0.675, None)]
+    rows = []
+    for name, seed, accuracy, tau in wanted:
+        asked = finding.resolved(name, "paper", {"tau": tau} if tau else {})
+        rows.append(record(name, seed, accuracy, tau, profile="paper", asked=asked))
+    ledger.append(rows)
+    return tmp_path
+
+
+def test_each_way_at_the_papers_size_has_the_seeds_it_has(larger):
+    lines, trained = finding.larger().split("\n\n")
+    table = {row[0]: row[1:] for row in cells(lines)}
+    assert table["no KD"][:2] == ["65.00 (n = 1)", "+2.50, not decided"]
+    assert table["KD, τ = 20"][:2] == ["71.00 (n = 1)", "−3.50, not decided"]
+    assert table["KD, τ = 4"][0].endswith("(n = 2)") and table["KD, τ = 4"][1].startswith("−1.25 ± ")
+    assert table["KD, stochastic τ"][-1] == "69.40 ± 0.37"
+    assert table["KD, tuned τ"][0] == "not run yet"  # two temperatures, but no two of one seed set
+    assert "up to 1.00 points apart" in trained
+    assert finding.larger_verdict().endswith("no KD 65.0 % (n = 1); τ = 4 68.5 % (n = 2); τ = 20 71.0 % (n = 1).")
+
+
+def test_the_papers_size_without_runs_says_so(filled):
+    assert finding.larger() == finding.larger_verdict() == finding.NOT_RUN

@@ -9,15 +9,17 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from stkd_utils import ledger, notebooks, plots, stats
 from stkd_utils.experiments.running import resolved
 from stkd_utils.hardware import processor
-from stkd_utils.procedures import Procedure, differing, recorded, verdict
+from stkd_utils.procedures import Procedure, differing, made_on, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 ROOT = Path(__file__).resolve().parents[2]
+LARGER = "paper", "cifar100"  # profile and data set of the paper's size
 MARGIN = 0.01  # accuracies closer than this count as equivalent, as chapter 4 says
 NOT_RUN = "*Not run yet: the ledger has no rows for this table.*"
 
@@ -39,18 +41,23 @@ def records():
 
 
 def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilenetv2"):
-    """The `Procedure` of each way to get the student; none of them where the ledger lacks the grid or its rival."""
+    """The `Procedure` of each way to get the student, the random temperature last; none where the ledger lacks it.
+
+    A grid of which there is one temperature so far is no grid.
+    """
     known, kd = records(), f"{dataset}/{teacher}-{student}"
 
-    def found(name, label, role):
-        return recorded(known, _asked(name, profile), name, profile, label, role)
+    def found(name, label, role, taus=None):
+        chosen = [record for record in known if taus is None or record["asked"].get("tau") in taus]
+        return recorded(chosen, _asked(name, profile), name, profile, label, role)
 
-    alone = found(f"{dataset}/{student}-base", "no KD", "no KD")
-    grid = found(f"{kd}-kd", "KD, tuned τ", "KD tuned tau")
     rival = found(f"{kd}-stochastic", "KD, stochastic τ", "stochastic tau")
-    if grid is None or rival is None:
+    if rival is None:
         return []
-    fixed = [_at(grid, tau) for tau in (4, 20)]
+    alone = found(f"{dataset}/{student}-base", "no KD", "no KD")
+    fixed = [found(f"{kd}-kd", f"KD, τ = {tau}", "KD fixed tau", [tau]) for tau in (4, 20)]
+    grid = found(f"{kd}-kd", "KD, tuned τ", "KD tuned tau")
+    grid = grid if grid and grid.runs > 1 else None
     return [kept for way in (alone, *fixed, grid, rival) if (kept := paired(way, rival))]
 
 
@@ -73,15 +80,10 @@ def _spoken(record):
     return " ".join([f"`{record['experiment']}`", *(f"{key}={value}" for key, value in sorted(changed.items()))])
 
 
-def _at(grid, tau):
-    found = tuple(record for record in grid.records if record["asked"]["tau"] == tau)
-    return Procedure(f"KD, τ = {tau}", "KD fixed tau", found) if found else None
-
-
 def verdicts(_executed=None):
     """Markdown sentences: what one run with a random temperature reached and cost beside the grid and a fixed one."""
     compared = {way.label: way for way in ways()}
-    if not compared:
+    if "KD, tuned τ" not in compared:
         return NOT_RUN
     one, grid = compared["KD, stochastic τ"], compared["KD, tuned τ"]
     price = f"{grid.flops() / one.flops():.3g} times the computation"
@@ -94,6 +96,43 @@ def verdicts(_executed=None):
             f"A fixed τ = 20, for the price of one training, reached {_percent(default)}. {_against(one, default)}"
         )
     return "\n".join(said)
+
+
+def larger_verdict(_executed=None):
+    """A Markdown sentence: what the ways reached at the paper's size, each with its number of seeds."""
+    compared = ways(*LARGER)
+    if not compared:
+        return NOT_RUN
+    *others, one = (f"{way.label.removeprefix('KD, ')} {_percent(way)} (n = {len(way.seeds)})" for way in compared)
+    epochs = compared[-1].records[0]["asked"]["epochs"]
+    return f"On CIFAR-100, with the paper's {epochs} epochs, so far: {one}; {'; '.join(others)}."
+
+
+def larger(_executed=None):
+    """Markdown table: each way at the paper's size, beside what the paper prints for it."""
+    compared = ways(*LARGER)
+    if not compared:
+        return NOT_RUN
+    printed = ledger.paper_table(LARGER[1]).query("loss == 'HKD'").set_index("method")
+    paper = {
+        label: f"{100 * printed.accuracy[row]:.2f} ± {100 * printed.spread[row]:.2f}"
+        for label, row in (("KD, tuned τ", "tuned"), ("KD, stochastic τ", "ours"))
+    }
+    lines, one = [], compared[-1]
+    for way in compared:
+        gap = ""
+        if way is not one:
+            found = verdict(paired(one, way), way, MARGIN)
+            gap = f"{found['difference'].split(' points')[0]}, {found['the data say']}"
+        reached = stats.interval(way.scores()).percent(2).replace(" %", "")
+        kwh = way.price()["kwh"]
+        lines.append([way.label, reached, gap, _energy(kwh), paper.pop(way.label, "")])
+    lines += [[label, "not run yet", "", "", there] for label, there in paper.items()]
+    head = ["Way to the student", "Test accuracy, %", "Random τ minus it", "Energy a run", "The paper prints, %"]
+    said = f"Trained on {made_on(compared)}."
+    if apart := [np.ptp(way.scores()) for way in compared if len(way.seeds) > 1]:
+        said += f" Seeds of one way lie up to {100 * max(apart):.2f} points apart."
+    return f"{_markdown(head, lines)}\n\n{said}"
 
 
 def _percent(way):
@@ -233,5 +272,8 @@ def _markdown(head, lines):
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
-TABLES = {"verdicts": verdicts, "headline": headline, "groups": groups, "runs": all_runs, "paper": paper, "made": made}
+TABLES = {
+    "verdicts": verdicts, "headline": headline, "larger-verdict": larger_verdict, "larger": larger, "groups": groups,
+    "runs": all_runs, "paper": paper, "made": made,
+}  # fmt: skip
 FIGURES = {"headline": headline_figure}
