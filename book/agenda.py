@@ -1,7 +1,7 @@
 """The paper's protocol on a GPU, in the order of worth: as much of it as the given minutes allow, the rest next time.
 
-Every finished run becomes a row of the ledger at once. What is interrupted continues from its checkpoint when the
-command is given again.
+Every finished run becomes a row of the ledger at once; what has a row already is left out. What is interrupted
+continues from its checkpoint when the command is given again.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package, when it is not installed
 
 from stkd_utils import data, experiments, ledger  # noqa: E402
+from stkd_utils.experiments.running import resolved  # noqa: E402
 from stkd_utils.training import Diverged, default_device  # noqa: E402
 
 PROFILE = "paper"
@@ -36,14 +37,25 @@ def agenda(dataset="cifar100", profile=PROFILE):
     return todo
 
 
+def missing(wanted, profile=PROFILE):
+    """Those of a pass that the ledger has no row of, from whatever machine: a second row of one run is not kept."""
+    known = [(row["experiment"], row["profile"], row["seed"], row["asked"]) for row in ledger.load()[0]]
+    return [
+        (name, seed, overrides)
+        for name, seed, overrides in wanted
+        if (name, profile, seed, resolved(name, profile, overrides)) not in known
+    ]
+
+
 def work(todo, profile=PROFILE, progress="lines"):
-    """Train what is not there yet, pass by pass; every finished run is added to the ledger at once.
+    """Train what the ledger does not have yet, pass by pass; every finished run is added to it at once.
 
     A run whose loss is no longer a number does not stop those beside and after it.
     """
     for wanted in todo:
         try:
-            records = [run.record for run in experiments.side_by_side(wanted, profile, progress=progress)]
+            left = missing(wanted, profile)
+            records = [run.record for run in experiments.side_by_side(left, profile, progress=progress)]
         except Diverged as error:
             print(error, flush=True)
             records = error.records

@@ -26,6 +26,25 @@ def test_every_item_is_an_experiment():
     assert {name for wanted in agenda.agenda() for name, *_ in wanted} <= set(experiments.names())
 
 
+def test_what_the_ledger_has_is_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
+    (tmp_path / "ledger").mkdir()
+    first, second = (("digits/mobilenetv2-base", seed, {}) for seed in (0, 1))
+    agenda.work([[first]], "smoke", progress="none")
+    monkeypatch.setenv("STKD_RUNS", str(tmp_path / "another machine"))
+    assert agenda.missing([first, second], "smoke") == [second]
+    assert agenda.missing([first], "quick") == [first]
+    agenda.work([[first]], "smoke", progress="none")
+    assert not (tmp_path / "another machine").exists()
+
+
+def test_the_rows_of_the_ledger_are_known_again():
+    pass_of_all = agenda.agenda()[2]
+    assert {seed for _, seed, _ in pass_of_all} == {1}
+    assert agenda.missing(pass_of_all) == []
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which would start to train")
 def test_without_a_gpu_it_says_so_and_changes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
