@@ -512,7 +512,7 @@ for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
         pair = f"{name}/resnet18-mobilenetv2-{kind}"
         asked = experiments.resolve(pair, experiments.profile(size).overrides)
         ways_there.append(recorded(records, asked, pair, size, way.label, way.role))
-    tried = f", {ways_there[0].runs} τ" if ways_there[0] else ""
+    tried = f", {ways_there[0].runs} τ for all seeds" if ways_there[0] else ""
     rows.append(beside(f"{name}, {size} (ledger{tried})", *ways_there))
 heads = ["data", "tuned, %", "stochastic, %", "difference", "FLOPs", "CO₂e"]
 rows = pd.DataFrame(rows, columns=heads)
@@ -523,7 +523,7 @@ rows.style.hide().set_caption("Tuned against stochastic").set_properties(**{"whi
 # The paper's ratios of emissions differ between data sets although a grid has one number of points; the [chapter before](03_classic_kd.ipynb) shows why they look multiplied.
 # This book's are metered or modelled run by run, and scatter with the clock.
 # Its accuracies come from code that chooses the epoch on the test split, this book's do not.
-# What fixed temperatures and a random one reached on CIFAR-100 with the paper's epochs, each in single runs so far, stands on [the first page](../book/intro.md).
+# What fixed temperatures and a random one reached on CIFAR-100 with the paper's epochs, with few seeds so far, stands on [the first page](../book/intro.md).
 #
 # ## What we learned
 

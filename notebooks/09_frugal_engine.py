@@ -333,7 +333,7 @@ table(rows, f"Test accuracy, differences in points, 95 % interval over {len(scal
 #
 # Now the paper's own size, CIFAR-100 with all its epochs and a grid of its temperatures.
 # Its price on *this* device follows from the parts of the step in section 1: some are paid by each student, some once for all.
-# Nothing below was run to the end; it is a price list.
+# Nothing in this table was run to the end; it is a price list. (Section 9 has whole runs, on a GPU.)
 
 # %% tags=["hide-input"]
 precision = engine.resolve("auto", device)
@@ -479,10 +479,10 @@ if set(names) <= set(on_gpu.index):
     )
     stacked = bench[(bench.device == "cuda") & bench.name.str.endswith("as one network")]
     for _, row in stacked.iterrows():
-        said += f" Students can also be stacked into one network, all of whose kernels serve all of them: {row['name']} took {1 / row.ratio:.1f} times as long as the same in queues, so the product has queues."
+        said += f" Students can also be stacked into one network by PyTorch's vmap, without cuDNN's batch normalisation, which vmap does not know: {row['name']} took {1 / row.ratio:.2g} times as long as the same students in queues. The product has queues."
 else:
     said = "*Not measured on a GPU yet.*"
-display(Markdown(said))
+display(Markdown(said + "\n\nSixteen bits on a GPU, networks that learn alone (distillation in sixteen bits was not compared there). All seeds of an experiment share batches and views, so the intervals leave out what another order would change:"))
 recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding")
 
 # %% [markdown]
@@ -490,7 +490,7 @@ recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding"
 #
 # The paper prints an energy for its runs; a GPU reads it from its own counter.
 # `make ledger-gpu` trains the paper's protocol there, in the order of worth, as far as the given minutes go, and adds a row for every finished run.
-# The rows so far; those of 30 epochs are of an earlier pass of nine students, three of which were given up for lack of time:
+# The rows so far; the students of 30 epochs are of an earlier pass of nine, three of which were given up for lack of time:
 
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
@@ -523,7 +523,8 @@ table(rows, f"CIFAR-100: the paper's whole procedures, this book's single runs (
 
 # %% [markdown]
 # Runs of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
-# Those of 30 epochs also share batches and views, over all seeds: their intervals leave out what another order would have changed.
+# The students of 30 epochs share batches and views over all seeds, so their intervals leave out what another order would have changed; those of 100 epochs share them within a seed.
+# All were taught by one teacher, so no interval holds what another teacher would have changed.
 # Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are those of its best epoch on the test images.
 # *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
 
@@ -534,7 +535,7 @@ whole = [cost["energy_kwh"] for cost in whole if cost["components"]["gpu"]["kwh"
 once = "*No run of the paper's 100 epochs with random τ is in the ledger yet.*"
 if whole:
     once = (
-        f"As part of such a pass, the paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** (n = {len(whole)}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(whole):.0f} times as much. "
+        f"As part of a pass of several students, the paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** (n = {len(whole)}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(whole):.0f} times as much. "
         "Device and engine are others here, and so, probably, is what was counted (carbontracker adds a data centre's overhead of its own), and nothing tells which of them saved what."
     )
 display(Markdown(once))

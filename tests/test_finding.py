@@ -126,31 +126,76 @@ def test_a_run_with_changed_settings_is_named_and_does_not_enter_the_finding(fil
     assert "`digits/resnet18-mobilenetv2-stochastic` epochs=3" in finding.groups()
 
 
+def at_larger(name, seed, accuracy, tau=None, **changes):
+    asked = finding.resolved(name, "paper", {"tau": tau} if tau else {})
+    return record(name, seed, accuracy, tau, profile="paper", asked=asked, **changes)
+
+
+CIFAR = "cifar100/resnet18-mobilenetv2"
+
+
 @pytest.fixture
 def larger(tmp_path, monkeypatch):
     """A ledger at the paper's size: random τ with two seeds, τ = 4 with both, τ = 20 and no KD with one of them."""
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
-    kd = "cifar100/resnet18-mobilenetv2"
-    wanted = [("cifar100/mobilenetv2-base", 1, 0.65, None), (f"{kd}-kd", 0, 0.68, 4), (f"{kd}-kd", 1, 0.69, 4)]
-    wanted += [(f"{kd}-kd", 1, 0.71, 20), (f"{kd}-stochastic", 0, 0.67, None), (f"{kd}-stochastic", 1, 0.675, None)]
-    rows = []
-    for name, seed, accuracy, tau in wanted:
-        asked = finding.resolved(name, "paper", {"tau": tau} if tau else {})
-        rows.append(record(name, seed, accuracy, tau, profile="paper", asked=asked))
-    ledger.append(rows)
+    random = [at_larger(f"{CIFAR}-stochastic", seed, accuracy) for seed, accuracy in enumerate((0.67, 0.676))]
+    fixed = [at_larger(f"{CIFAR}-kd", *row) for row in ((0, 0.68, 4), (1, 0.69, 4), (1, 0.71, 20))]
+    ledger.append([at_larger("cifar100/mobilenetv2-base", 1, 0.65), *random, *fixed])
     return tmp_path
 
 
+def larger_rows():
+    return {row[0]: row[1:] for row in cells(finding.larger().split("\n\n")[0])}
+
+
 def test_each_way_at_the_papers_size_has_the_seeds_it_has(larger):
-    lines, trained = finding.larger().split("\n\n")
-    table = {row[0]: row[1:] for row in cells(lines)}
-    assert table["no KD"][:2] == ["65.00 (n = 1)", "+2.50, not decided"]
-    assert table["KD, τ = 20"][:2] == ["71.00 (n = 1)", "−3.50, not decided"]
-    assert table["KD, τ = 4"][0].endswith("(n = 2)") and table["KD, τ = 4"][1].startswith("−1.25 ± ")
-    assert table["KD, stochastic τ"][-1] == "69.40 ± 0.37"
-    assert table["KD, tuned τ"][0] == "not run yet"  # two temperatures, but no two of one seed set
-    assert "up to 1.00 points apart" in trained
-    assert finding.larger_verdict().endswith("no KD 65.0 % (n = 1); τ = 4 68.5 % (n = 2); τ = 20 71.0 % (n = 1).")
+    table = larger_rows()
+    assert table["no KD"][:2] == ["65.00 (n = 1)", "+2.60, not decided"]
+    assert table["KD, τ = 20"][:2] == ["71.00 (n = 1)", "−3.40, not decided"]
+    assert table["KD, τ = 4"][0].endswith("(n = 2)") and table["KD, τ = 4"][1].startswith("−1.20 ± ")
+    assert table["KD, stochastic τ"][1:] == ["", "1.00 Wh", "69.40 ± 0.37"]
+    assert "up to 1.00 points apart" in finding.larger()
+    said = finding.larger_verdict()
+    assert "has reached 67.3 % so far (n = 2)" in said
+    assert said.endswith("against τ = 20 −3.40 points (n = 1), **not decided**.")
+
+
+def test_part_of_a_grid_is_no_grid(larger):
+    ledger.append([at_larger(f"{CIFAR}-kd", 0, 0.70, 20)])  # two temperatures that both seeds have
+    assert larger_rows()["KD, tuned τ"] == ["not run yet", "", "", "69.70 ± 0.12"]
+    rest = [at_larger(f"{CIFAR}-kd", seed, 0.5, tau) for seed in (0, 1) for tau in range(2, 20) if tau != 4]
+    ledger.append(rest)
+    assert larger_rows()["KD, tuned τ"][0].startswith("70.50 ± ")
+    assert larger_rows()["KD, tuned τ"][2:] == ["19.0 Wh", "69.70 ± 0.12"]
+
+
+def test_the_energy_of_a_gpu_that_was_not_seen_is_not_the_processors(larger):
+    components = {**COST["components"], "gpu": {"kwh": None, "how": "not seen", "watts": None, "note": ""}}
+    unseen = {**COST, "components": components}
+    machine = {"device": "cuda", "cpu": "Some CPU", "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": "Some GPU"}
+    cost = {"train": unseen, "evaluate": unseen}
+    ledger.append([at_larger("cifar100/mobilenetv2-base", 0, 0.65, hardware=machine, cost=cost)])
+    assert larger_rows()["no KD"][2] == "not seen"
+
+
+def test_random_runs_alone_at_the_papers_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    ledger.append([at_larger(f"{CIFAR}-stochastic", 0, 0.67)])
+    assert finding.larger_verdict().endswith("has reached 67.0 % so far (n = 1).")
+    assert list(larger_rows())[2:] == ["KD, stochastic τ", "KD, tuned τ"]
+
+
+def test_a_seed_that_the_others_lack_is_left_out_of_the_differences(filled):
+    kd = "digits/resnet18-mobilenetv2"
+    before = finding.verdicts().split("difference is ")[1:]
+    ledger.append([record(f"{kd}-stochastic", 7, 0.20, None, "stochastic")])
+    assert finding.verdicts().split("difference is ")[1].split(":")[0] == before[0].split(":")[0]
+
+
+def test_a_temperature_with_a_seed_of_its_own_leaves_the_grid_whole(filled):
+    before = finding.headline()
+    ledger.append([record("digits/resnet18-mobilenetv2-kd", 7, 0.20, 4, "fixed")])
+    assert finding.headline() == before
 
 
 def test_the_papers_size_without_runs_says_so(filled):

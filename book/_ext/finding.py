@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from stkd_utils import ledger, notebooks, plots, stats
+from stkd_utils import experiments, ledger, notebooks, plots, stats
 from stkd_utils.experiments.running import resolved
 from stkd_utils.hardware import processor
 from stkd_utils.procedures import Procedure, differing, made_on, recorded, verdict
@@ -43,30 +43,29 @@ def records():
 def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilenetv2"):
     """The `Procedure` of each way to get the student, the random temperature last; none where the ledger lacks it.
 
-    A grid of which there is one temperature so far is no grid.
+    The others are of its seeds, as many as they have: a network may have been trained with another seed as somebody's
+    teacher.
     """
     known, kd = records(), f"{dataset}/{teacher}-{student}"
 
-    def found(name, label, role, taus=None):
-        chosen = [record for record in known if taus is None or record["asked"].get("tau") in taus]
+    def found(chosen, name, label, role):
         return recorded(chosen, _asked(name, profile), name, profile, label, role)
 
-    rival = found(f"{kd}-stochastic", "KD, stochastic τ", "stochastic tau")
+    rival = found(known, f"{kd}-stochastic", "KD, stochastic τ", "stochastic tau")
     if rival is None:
         return []
-    alone = found(f"{dataset}/{student}-base", "no KD", "no KD")
-    fixed = [found(f"{kd}-kd", f"KD, τ = {tau}", "KD fixed tau", [tau]) for tau in (4, 20)]
-    grid = found(f"{kd}-kd", "KD, tuned τ", "KD tuned tau")
-    grid = grid if grid and grid.runs > 1 else None
-    return [kept for way in (alone, *fixed, grid, rival) if (kept := paired(way, rival))]
+    known = [record for record in known if record["seed"] in rival.seeds]
+    at = {tau: [record for record in known if record["asked"].get("tau") == tau] for tau in (4, 20)}
+    alone = found(known, f"{dataset}/{student}-base", "no KD", "no KD")
+    fixed = [found(there, f"{kd}-kd", f"KD, τ = {tau}", "KD fixed tau") for tau, there in at.items()]
+    grid = found(known, f"{kd}-kd", "KD, tuned τ", "KD tuned tau")
+    return [way for way in (alone, *fixed, grid, rival) if way]
 
 
-def paired(way, rival):
-    """The `Procedure` with those runs of ``way`` whose seeds ``rival`` has too: a network may have been trained with
-    another seed as somebody's teacher. None where there are none.
-    """
-    found = tuple(record for record in way.records if record["seed"] in rival.seeds) if way else ()
-    return Procedure(way.label, way.role, found) if found else None
+def against(one, other):
+    """What the data say of ``one`` against ``other``, which has some of its seeds: as `procedures.verdict`."""
+    common = tuple(record for record in one.records if record["seed"] in other.seeds)
+    return verdict(Procedure(one.label, one.role, common), other, MARGIN)
 
 
 def _asked(name, profile):
@@ -98,19 +97,31 @@ def verdicts(_executed=None):
     return "\n".join(said)
 
 
+def larger_ways():
+    """The `ways` at the paper's size; the grid is among them when all seeds have all of its temperatures."""
+    points = len(experiments.profile(LARGER[0]).taus)
+    return [way for way in ways(*LARGER) if way.role != "KD tuned tau" or way.runs == points]
+
+
 def larger_verdict(_executed=None):
-    """A Markdown sentence: what the ways reached at the paper's size, each with its number of seeds."""
-    compared = ways(*LARGER)
+    """Markdown sentences: what a random temperature reached at the paper's size, and against each other way."""
+    compared = larger_ways()
     if not compared:
         return NOT_RUN
-    *others, one = (f"{way.label.removeprefix('KD, ')} {_percent(way)} (n = {len(way.seeds)})" for way in compared)
-    epochs = compared[-1].records[0]["asked"]["epochs"]
-    return f"On CIFAR-100, with the paper's {epochs} epochs, so far: {one}; {'; '.join(others)}."
+    *others, one = compared
+    epochs = one.records[0]["asked"]["epochs"]
+    said = f"On CIFAR-100, with the paper's {epochs} epochs, a random temperature has reached {_percent(one)} "
+    said += f"so far (n = {len(one.seeds)})."
+    gaps = []
+    for way in others:
+        found = against(one, way)
+        gaps.append(f"against {way.label.removeprefix('KD, ')} {found['difference']}, **{found['the data say']}**")
+    return said + (f" Over the seeds that both have: {'; '.join(gaps)}." if gaps else "")
 
 
 def larger(_executed=None):
     """Markdown table: each way at the paper's size, beside what the paper prints for it."""
-    compared = ways(*LARGER)
+    compared = larger_ways()
     if not compared:
         return NOT_RUN
     printed = ledger.paper_table(LARGER[1]).query("loss == 'HKD'").set_index("method")
@@ -120,16 +131,14 @@ def larger(_executed=None):
     }
     lines, one = [], compared[-1]
     for way in compared:
-        gap = ""
-        if way is not one:
-            found = verdict(paired(one, way), way, MARGIN)
-            gap = f"{found['difference'].split(' points')[0]}, {found['the data say']}"
+        found = {"difference": "", "the data say": ""} if way is one else against(one, way)
+        gap = ", ".join(filter(None, (found["difference"].split(" points")[0], found["the data say"])))
         reached = stats.interval(way.scores()).percent(2).replace(" %", "")
-        kwh = way.price()["kwh"]
-        lines.append([way.label, reached, gap, _energy(kwh), paper.pop(way.label, "")])
+        lines.append([way.label, reached, gap, _energy(_kwh(way)), paper.pop(way.label, "")])
     lines += [[label, "not run yet", "", "", there] for label, there in paper.items()]
-    head = ["Way to the student", "Test accuracy, %", "Random τ minus it", "Energy a run", "The paper prints, %"]
-    said = f"Trained on {made_on(compared)}."
+    head = ["Way to the student", "Test accuracy, %", "Random τ minus it", "Energy", "The paper prints, %"]
+    precisions = sorted({record["hardware"].get("precision", "float32") for way in compared for record in way.records})
+    said = f"Trained on {made_on(compared)}; {' and '.join(precisions)}."
     if apart := [np.ptp(way.scores()) for way in compared if len(way.seeds) > 1]:
         said += f" Seeds of one way lie up to {100 * max(apart):.2f} points apart."
     return f"{_markdown(head, lines)}\n\n{said}"
@@ -140,7 +149,7 @@ def _percent(way):
 
 
 def _against(one, other):
-    found = verdict(one, other, MARGIN)
+    found = against(one, other)
     gap, n = found["difference"].split(" (")
     return f"The difference is {gap} ({n[:-1]} seeds): **{found['the data say']}**."
 
@@ -163,8 +172,12 @@ def headline(_executed=None):
 
 
 def _kwh(way):
-    energies = [cost.energy_kwh for cost in way.costs()]
-    return None if None in energies else sum(energies) / len(energies)
+    """Mean over seeds of what all runs of a way took; None where one did not see its own device."""
+    for record in way.records:
+        components, device = record["cost"]["train"]["components"], record["hardware"]["device"]
+        if (components.get("gpu" if device == "cuda" else "cpu") or {"kwh": None})["kwh"] is None:
+            return None
+    return way.price()["kwh"]
 
 
 def _ratio(mine, reference):
