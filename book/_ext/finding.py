@@ -62,10 +62,15 @@ def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilen
     return [way for way in (alone, *fixed, grid, rival) if way]
 
 
+def paired(way, rival):
+    """The `Procedure` with those runs of ``way`` whose seeds ``rival`` has too; None where there are none."""
+    found = tuple(record for record in way.records if record["seed"] in rival.seeds)
+    return Procedure(way.label, way.role, found) if found else None
+
+
 def against(one, other):
     """What the data say of ``one`` against ``other``, which has some of its seeds: as `procedures.verdict`."""
-    common = tuple(record for record in one.records if record["seed"] in other.seeds)
-    return verdict(Procedure(one.label, one.role, common), other, MARGIN)
+    return verdict(paired(one, other), other, MARGIN)
 
 
 def _asked(name, profile):
