@@ -478,11 +478,12 @@ if set(names) <= set(on_gpu.index):
         f"Kernels ran for {watched.share:.0%} of the time."
     )
     stacked = bench[(bench.device == "cuda") & bench.name.str.endswith("as one network")]
-    for _, row in stacked.iterrows():
-        said += f" Students can also be stacked into one network by PyTorch's vmap, without cuDNN's batch normalisation, which vmap does not know: {row['name']} took {1 / row.ratio:.2g} times as long as the same students in queues. The product has queues."
+    if len(stacked):
+        took = "; ".join(f"{row['name']}, {1 / row.ratio:.2g} times as long" for _, row in stacked.iterrows())
+        said += f" Students can also be stacked into one network by PyTorch's vmap, without cuDNN's batch normalisation, which vmap does not know. The product has queues: against the same students in queues that took, for {took}."
 else:
     said = "*Not measured on a GPU yet.*"
-display(Markdown(said + "\n\nSixteen bits on a GPU, networks that learn alone (distillation in sixteen bits was not compared there). All seeds of an experiment share batches and views, so the intervals leave out what another order would change:"))
+display(Markdown(said + "\n\nSixteen bits on a GPU; an experiment that ends in *base* learns without a teacher, and what has no row was not compared. All seeds of an experiment share batches and views, so the intervals leave out what another order would change:"))
 recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding")
 
 # %% [markdown]
@@ -522,9 +523,9 @@ precisions = " and ".join(sorted({record["hardware"].get("precision", "float32")
 table(rows, f"CIFAR-100: the paper's whole procedures, this book's single runs ({precisions or 'none'})")
 
 # %% [markdown]
-# Runs of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
+# Students of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
 # The students of 30 epochs share batches and views over all seeds, so their intervals leave out what another order would have changed; those of 100 epochs share them within a seed.
-# All were taught by one teacher, so no interval holds what another teacher would have changed.
+# All seeds of a length have one teacher, *resnet18-base* of that length, so no interval holds what another would have changed.
 # Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are those of its best epoch on the test images.
 # *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
 

@@ -200,3 +200,10 @@ def test_a_temperature_with_a_seed_of_its_own_leaves_the_grid_whole(filled):
 
 def test_the_papers_size_without_runs_says_so(filled):
     assert finding.larger() == finding.larger_verdict() == finding.NOT_RUN
+
+
+def test_every_table_and_figure_stands_on_a_page(root):
+    pages = "".join(path.read_text() for path in (root / "book").glob("*.md"))
+    asked = {f"{{ledger-table}} {name}\n" for name in finding.TABLES}
+    asked |= {f"{{ledger-figure}} {name}\n" for name in finding.FIGURES}
+    assert {line for line in asked if line not in pages} == set()

@@ -1,6 +1,5 @@
 """The paper's three networks: published sizes, any channels and width, seeds, a forward pass without waste."""
 
-
 import pytest
 import torch
 from torch import nn

@@ -93,11 +93,11 @@ def verdicts(_executed=None):
     price = f"{grid.flops() / one.flops():.3g} times the computation"
     said = [
         f"**One training with a random temperature reached {_percent(one)}; a grid of {grid.runs} temperatures, "
-        f"for {price}, {_percent(grid)}.** {_against(one, grid)}"
+        f"for {price}, {_percent(grid)}.** {_difference(one, grid)}"
     ]
     if default := compared.get("KD, τ = 20"):
         said.append(
-            f"A fixed τ = 20, for the price of one training, reached {_percent(default)}. {_against(one, default)}"
+            f"A fixed τ = 20, for the price of one training, reached {_percent(default)}. {_difference(one, default)}"
         )
     return "\n".join(said)
 
@@ -108,8 +108,8 @@ def larger_ways():
     return [way for way in ways(*LARGER) if way.role != "KD tuned tau" or way.runs == points]
 
 
-def larger_verdict(_executed=None):
-    """Markdown sentences: what a random temperature reached at the paper's size, and against each other way."""
+def larger_verdict():
+    """Markdown sentences for the README: what a random temperature reached at the paper's size, and against each other way."""
     compared = larger_ways()
     if not compared:
         return NOT_RUN
@@ -153,7 +153,7 @@ def _percent(way):
     return f"{100 * way.scores().mean():.1f} %"
 
 
-def _against(one, other):
+def _difference(one, other):
     found = against(one, other)
     gap, n = found["difference"].split(" (")
     return f"The difference is {gap} ({n[:-1]} seeds): **{found['the data say']}**."
@@ -291,7 +291,7 @@ def _markdown(head, lines):
 
 
 TABLES = {
-    "verdicts": verdicts, "headline": headline, "larger-verdict": larger_verdict, "larger": larger, "groups": groups,
-    "runs": all_runs, "paper": paper, "made": made,
+    "verdicts": verdicts, "headline": headline, "larger": larger, "groups": groups, "runs": all_runs, "paper": paper,
+    "made": made,
 }  # fmt: skip
 FIGURES = {"headline": headline_figure}
