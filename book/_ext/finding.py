@@ -109,7 +109,7 @@ def larger_ways():
 
 
 def larger_verdict():
-    """Markdown sentences for the README: what a random temperature reached at the paper's size, and against each other way."""
+    """Sentences for the README: what a random temperature reached at the paper's size, and against each other way."""
     compared = larger_ways()
     if not compared:
         return NOT_RUN
