@@ -1,14 +1,21 @@
-"""Where the time of one distillation step goes: the step in parts, each of which can be left as it was before."""
+"""Where the time of one distillation step goes: the step in parts, and the step as the training loop takes it."""
 
+import itertools
 import statistics
 import time
 
 import pandas as pd
 import torch
 
-from . import data, engine, losses, models
+from . import data, engine, losses, models, temperature
+from .carbon import Meter
+from .models import layers
+from .objectives import Distillation, Teacher
+from .protocol import Protocol
+from .training import Trainer, advance
 
 PARTS = ("augmentation", "teacher", "student forward", "loss", "backward", "optimiser")
+BATCHES = 16  # of random images
 
 
 class Step:
@@ -19,8 +26,8 @@ class Step:
     student, teacher : names of `stkd_utils.models`.
     classes, size, batch, channels, width : shape of the task (``size`` in pixels) and the width of both networks.
     device : where it runs.
-    precision, teacher_precision : as in `engine.resolve`; None leaves float32 without autocast, and the teacher
-        unfolded and in the graph, as plain PyTorch does.
+    precision, teacher_precision : as in `engine.resolve`; None leaves float32 without autocast and the student in
+        PyTorch's own layers, and the teacher unfolded and in the graph, as plain PyTorch does.
     channels_last, fused : memory format of the student, and one kernel per optimiser step.
 
     ``parts`` is a dict by the names in `PARTS`, to be called in that order. Introduced in notebook 09.
@@ -39,6 +46,8 @@ class Step:
         shape = {"channels": channels, "width": width}
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.student = models.build(student, classes, seed=0, **shape).to(device, memory_format=layout)
+        if precision is None:
+            layers.plain(self.student)
         self.teacher = models.build(teacher, classes, seed=1, **shape).to(device).eval()
         if teacher_precision:
             self.teacher = engine.frozen(self.teacher, teacher_precision, device)
@@ -52,8 +61,7 @@ class Step:
 
     def wait(self):
         """Return when the device has done all that was asked of it."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait(self.device)
 
     def _augment(self):
         self.views = data.augment(self.images, self.augmentation, self.mean, self.std, self.moves)
@@ -80,29 +88,114 @@ class Step:
         self.optimiser.step()
 
 
-def breakdown(step, rounds=5):
+class Pass:
+    """One batch of the training loop, as `training.train` takes it, on random images; calling it takes the batch.
+
+    There is one data pipeline, one teacher, and ``students`` that learn side by side. Unlike a `Step` it is not in
+    parts, and on a GPU its kernels are recorded: let it `warm_up` before it is timed.
+
+    Parameters
+    ----------
+    student : a name of `stkd_utils.models`; the teacher is a ResNet-18.
+    classes, size, batch, width : shape of the task (``size`` in pixels) and the width of all networks.
+    device, precision : where and how it computes; ``precision`` as in `engine.resolve`.
+    dataset : a `data.Dataset` to learn from; None for random images.
+
+    ``trainers`` are its `Trainer` objects, ``batch`` the number of its images. Introduced in notebook 09.
+    """
+
+    def __init__(
+        self, student="mobilenetv2", *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu",
+        precision="auto", dataset=None,
+    ):  # fmt: skip
+        self.dataset, self.device, self.batch = dataset or _random(classes, size, batch, device), device, batch
+        self.batches = self._batches()
+        network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
+        teacher = Teacher(engine.frozen(network, precision, device))
+        self.augmentation = data.Augmentation(4, True, 15.0)
+        self.trainers = [self._trainer(student, seed, teacher, width, precision) for seed in range(students)]
+        self.lanes = engine.Lanes(students, device)
+        for trainer in self.trainers:
+            trainer.start_epoch()
+
+    def __call__(self):
+        self._step(next(self.batches))
+
+    def wait(self):
+        """Return when the device has done all that was asked of it."""
+        wait(self.device)
+
+    def warm_up(self):
+        """Take so many batches that the next one is like all later ones."""
+        for _ in range(warm_up(self.device)):
+            self()
+
+    def _trainer(self, student, seed, teacher, width, precision):
+        model = models.build(student, self.dataset.classes, width=width, seed=seed)
+        model = model.to(self.device, memory_format=torch.channels_last)
+        policy = temperature.build("fixed", seed=seed, tau=4.0)
+        objective = Distillation(teacher, policy, hard_weight=0.05, soft_weight=0.95)
+        return Trainer(
+            model, self.dataset, Protocol(), objective, seed=seed, augmentation=self.augmentation, meter=Meter(),
+            precision=precision,
+        )  # fmt: skip
+
+    def _batches(self):
+        generators = {stream: torch.Generator().manual_seed(0) for stream in ("order", "augment")}
+        for number in itertools.count(1):
+            yield from self.dataset.epoch(self.batch, self.augmentation, generators, number)
+
+    def _step(self, batch):
+        advance(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
+
+
+def _random(classes, size, batch, device):
+    """A data set of random images: `BATCHES` batches to train with, and the first of them to judge by."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (BATCHES * batch, 3, size, size), generator=draw, dtype=torch.uint8)
+    train = data.Split(images, torch.randint(0, classes, (len(images),), generator=draw)).to(device)
+    first, half = train.take(slice(batch)), torch.full((3,), 0.5, device=device)
+    return data.Dataset("random", train, first, first, half, half, tuple(map(str, range(classes))), "")
+
+
+def warm_up(device):
+    """How many calls go before what is timed on ``device``: on a GPU, until its kernels are recorded."""
+    return engine.WARM_UP + 2 if torch.device(device).type == "cuda" else 1
+
+
+def breakdown(step, rounds=5, whole=None):
     """Seconds of every part of a `Step`: a DataFrame with ``part``, ``seconds`` (median of ``rounds``) and ``share``.
 
-    ``attrs["whole"]`` is the median of whole steps in seconds, timed in between the others; on a GPU, waiting after
-    each part makes the parts take longer than the whole. Introduced in notebook 09.
+    ``attrs["whole"]`` is the median of whole steps in seconds, timed in between the others: of ``step``, or of the
+    `Pass` ``whole``. On a GPU, waiting after each part makes the parts take longer than the whole. Introduced in
+    notebook 09.
     """
     step()
-    seconds, whole = {name: [] for name in step.parts}, []
+    whole = whole or step
+    if whole is not step:
+        whole.warm_up()
+    seconds, taken = {name: [] for name in step.parts}, []
     for _ in range(rounds):
-        whole.append(_seconds(step, step))
+        taken.append(_seconds(whole, step.device))
         for name, part in step.parts.items():
-            seconds[name].append(_seconds(part, step))
-    table = pd.DataFrame({"part": list(seconds), "seconds": [statistics.median(taken) for taken in seconds.values()]})
+            seconds[name].append(_seconds(part, step.device))
+    table = pd.DataFrame({"part": list(seconds), "seconds": [statistics.median(times) for times in seconds.values()]})
     table["share"] = table["seconds"] / table["seconds"].sum()
-    table.attrs["whole"] = statistics.median(whole)
+    table.attrs["whole"] = statistics.median(taken)
     return table
 
 
-def _seconds(call, step):
-    step.wait()
+def wait(device):
+    """Return when ``device`` has done all that was asked of it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _seconds(call, device):
+    wait(device)
     started = time.perf_counter()
     call()
-    step.wait()
+    wait(device)
     return time.perf_counter() - started
 
 

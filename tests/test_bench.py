@@ -85,6 +85,19 @@ def test_recorded_is_what_was_measured_before_the_second_try(root, tmp_path):
     assert json.loads(history.read_text())["ratio"] < 1
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_reference_is_of_pytorchs_own_layers_and_learns(root, monkeypatch, workers):
+    monkeypatch.syspath_prepend(root / "tests" / "bench")
+    import naive
+
+    step = naive.Step("mobilenetv2", classes=10, size=16, batch=16, width=0.25, workers=workers)
+    kinds = {type(module) for network in (step.student, step.teacher) for module in network.modules()}
+    assert not {kind.__name__ for kind in kinds if kind.__module__ == "stkd_utils.models.layers"}
+    assert step() != step() > 0
+    images, labels = next(step.batches)
+    assert images.shape == (16, 3, 16, 16) and len(labels) == 16
+
+
 def test_kernels_are_counted_once(harness):
     from torch.autograd import DeviceType
 

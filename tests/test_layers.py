@@ -37,7 +37,7 @@ def test_relu6_out_of_place_leaves_its_input_alone():
 def test_a_chain_learns_the_same_from_fewer_maps(name, precision, size):
     chained = models.build(name, 10, width=0.5, seed=0).to(memory_format=torch.channels_last)
     plain = copy.deepcopy(chained)
-    for module in plain.modules():
+    for module in plain.modules():  # but not ReLU6, which saves memory of its own
         if type(module) is models.layers.Chain:
             module.__class__ = nn.Sequential
     images, results, kept = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0)), [], []
@@ -67,9 +67,7 @@ def test_a_chain_leaves_out_a_bias_that_a_normalisation_takes_away(monkeypatch, 
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3
     without = copy.deepcopy(with_biases)
-    for module in with_biases.modules():
-        if type(module) is models.layers.Chain:
-            module.__class__ = nn.Sequential
+    models.layers.plain(with_biases)
     monkeypatch.setattr(models.layers.Chain, "forward", models.layers.Chain.unbiased)  # as in training on a GPU
     images = torch.randn(8, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     if compiled:
@@ -165,3 +163,19 @@ def test_a_chain_gives_no_second_derivative_and_says_so(first, last):
     with pytest.raises(RuntimeError, match="once_differentiable|has no second derivative"):
         [gradient] = torch.autograd.grad(chain(images).square().sum(), images, create_graph=True)
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
+def test_a_plain_network_is_the_same_of_pytorchs_own_layers(name):
+    own = models.build(name, 10, width=0.25, seed=0)
+    plain = models.layers.plain(copy.deepcopy(own))
+    kinds = {type(module) for module in plain.modules()}
+    assert models.layers.Chain not in kinds and models.layers.ReLU6 not in kinds
+    assert kinds & {nn.ReLU6, nn.ReLU} and plain.state_dict().keys() == own.state_dict().keys()
+    images, gradients = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    answers = [model(images) for model in (own, plain)]
+    assert torch.equal(*answers)
+    for model, answer in zip((own, plain), answers, strict=True):
+        answer.square().sum().backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

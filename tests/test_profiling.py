@@ -1,9 +1,13 @@
 """The parts of a step are the step: they sum to it, and every way of taking it learns the same thing."""
 
+import itertools
+import time
+
 import pytest
 import torch
 
 from stkd_utils import profiling
+from stkd_utils.models.layers import Chain
 
 SMALL = {"classes": 10, "size": 16, "batch": 32, "width": 0.25}
 PLAIN = {"precision": None, "teacher_precision": None, "channels_last": False, "fused": False}
@@ -42,6 +46,45 @@ def test_the_plain_teacher_is_in_the_graph_and_the_frugal_one_is_not():
     plain, frugal = profiling.Step(**SMALL, **PLAIN), profiling.Step(**SMALL)
     plain(), frugal()
     assert plain.logits_t.requires_grad and not frugal.logits_t.requires_grad
+
+
+def test_the_plain_step_has_pytorchs_own_layers_and_the_frugal_one_the_books():
+    plain, frugal = profiling.Step(**SMALL, **PLAIN), profiling.Step(**SMALL)
+    assert [any(isinstance(m, Chain) for m in step.student.modules()) for step in (plain, frugal)] == [False, True]
+
+
+def test_a_pass_is_what_the_training_loop_does():
+    """Weights after some batches of a `Pass` are, to the last bit, those of a `Trainer` that met these batches."""
+    timed, trained = profiling.Pass(**SMALL), profiling.Pass(**SMALL)
+    [trainer] = trained.trainers
+    for _ in range(3):
+        timed()
+    generators = {stream: torch.Generator().manual_seed(0) for stream in ("order", "augment")}
+    batches = trained.dataset.epoch(trained.batch, trained.augmentation, generators, 1)
+    for batch in itertools.islice(batches, 3):
+        trainer.step(batch, 0.01)
+    for one, other in zip(timed.trainers[0].model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_students_of_a_pass_share_batches_and_teacher_and_learn_apart():
+    several = profiling.Pass(**SMALL, students=2)
+    several()
+    one, other = several.trainers
+    assert one.objective.teacher is other.objective.teacher and one.dataset is other.dataset
+    assert not torch.equal(*(next(t.model.parameters()) for t in (one, other)))
+
+
+def test_the_whole_can_be_another_call_than_the_sum_of_the_parts():
+    step, calls = profiling.Step(**SMALL), []
+
+    class Slow(profiling.Pass):
+        def __call__(self):
+            calls.append(1)
+            time.sleep(0.5)
+
+    assert profiling.breakdown(step, rounds=2, whole=Slow(**SMALL)).attrs["whole"] >= 0.5
+    assert len(calls) == 3  # one before, to be warm, and one a round
 
 
 def test_peak_counts_two_operations_per_product(monkeypatch):

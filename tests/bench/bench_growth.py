@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stkd_utils import compute, models
+from stkd_utils import compute, engine, models, profiling
 
 AXES = {  # what grows, from where to where; the rest is one student, 10 classes, 32 pixels, batch 64
     "batch": (32, 64, 128, 256),
@@ -29,7 +29,7 @@ def flop_ratio(student, teacher, count):
 def test_grid_together(race, quick, shape, student):
     """The paper's 19 values of tau in one pass, against 19 passes; the gain is what the teacher takes of a step."""
     count = 2 if quick else 19
-    together, alone = harness.Pass(student, students=count, **shape), harness.Pass(student, **shape)
+    together, alone = profiling.Pass(student, students=count, **shape), profiling.Pass(student, **shape)
     images = count * shape.get("batch", 128)
     macs = [
         compute.count(network, (3, together.dataset.size, together.dataset.size)).macs
@@ -57,7 +57,7 @@ def test_students_as_one_network(race, quick, device, shape, student):
     if not (quick or torch.device(device).type == "cuda"):
         pytest.skip("on a CPU several students gain nothing but the shared teacher")
     count = 2 if quick else 8
-    lanes, stacked = harness.Pass(student, students=count, **shape), harness.Stacked(student, students=count, **shape)
+    lanes, stacked = (kind(student, students=count, **shape) for kind in (profiling.Pass, harness.Stacked))
     race(f"{student}: {count} as one network", "sweep", stacked, lanes, images=count * shape.get("batch", 128))
 
 
@@ -65,8 +65,8 @@ def test_students_as_one_network(race, quick, device, shape, student):
 def test_growth(add, device, quick, axis):
     values = AXES[axis][:2] if quick else AXES[axis]
     small = {"classes": 10, "batch": 8 if quick else 64, "width": 0.25 if quick else 0.5, "device": device}
-    passes = [harness.Pass("mobilenetv2", **small | {axis: value}) for value in values]
-    for single in passes * harness.warm_up(device):
+    passes = [profiling.Pass("mobilenetv2", **small | {axis: value}) for value in values]
+    for single in passes * profiling.warm_up(device):
         single()
     rounds = [[harness.seconds(single, device) for single in passes] for _ in range(1 if quick else 5)]
     medians = np.median(rounds, axis=0)
@@ -81,7 +81,7 @@ def test_growth(add, device, quick, axis):
 def test_peak_memory(add, device, student, precision):
     without_gpu(device)
     whole, imported, taken = peak(student, precision)
-    meant = harness.engine.resolve(precision, "cpu")
+    meant = engine.resolve(precision, "cpu")
     name, note = f"{student}: CIFAR-100, {precision}", f"{meant}: peak {whole:.2f} GiB, of which imports {imported:.2f}"
     more = {"peak_gib": whole, "import_gib": imported, "precision": meant, "note": note}
     add(name, "memory", n=1, median=taken, **more)

@@ -3,7 +3,6 @@
 import time
 from functools import partial
 
-import harness
 import naive
 import pytest
 import torch
@@ -28,7 +27,7 @@ def test_pipeline_per_cpu_second(race, quick):
 
 
 def test_evaluation(race, shape, quick):
-    product = harness.Pass("mobilenetv2", **shape)
+    product = profiling.Pass("mobilenetv2", **shape)
     split, width = product.dataset.val, shape.get("width", 1.0)
     plain = models.build("mobilenetv2", product.dataset.classes, width=width).to(shape["device"]).eval()
 
@@ -43,7 +42,7 @@ def test_evaluation(race, shape, quick):
 
 
 def test_checkpoint(race, shape, tmp_path):
-    product = harness.Pass("mobilenetv2", **shape)
+    product = profiling.Pass("mobilenetv2", **shape)
     product()
     trainer = product.trainers[0]
     state = {"model": trainer.model.state_dict(), "optimiser": trainer.optimiser.state_dict()}

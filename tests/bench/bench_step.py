@@ -7,7 +7,7 @@ import naive
 import pytest
 import torch
 
-from stkd_utils import profiling
+from stkd_utils import engine, profiling
 
 STUDENTS = ("mobilenetv2", "shufflenetv2")
 FLOORS = {"mobilenetv2": 2.2, "shufflenetv2": 1.6}  # times the images per second of the reference
@@ -39,24 +39,33 @@ def test_rung(race, shape, student, rung):
 @each_student
 def test_product(race, shape, student, device):
     images = shape.get("batch", 128)
-    low = harness.engine.resolve("auto", device) == "bfloat16"
+    low = engine.resolve("auto", device) == "bfloat16"
     floor = GPU_FLOOR if on_gpu(device) else FLOORS[student] if low else None
-    product = harness.Pass(student, **shape)
+    product = profiling.Pass(student, **shape)
     name, plain = f"{student}: the product", naive.Step(student, **shape)
     race(name, "step", product, plain, images=images, floor=floor, rounds=15)  # a busy neighbour moves few rounds a lot
+
+
+@each_student
+def test_product_against_workers(race, shape, student, device):
+    if not on_gpu(device):
+        pytest.skip("on a CPU workers take the cores that the step computes with")
+    product, plain = profiling.Pass(student, **shape), naive.Step(student, **shape, workers=2)
+    name = f"{student}: the product, against two workers"
+    race(name, "step", product, plain, images=shape.get("batch", 128), rounds=15)
 
 
 @each_student
 def test_compiled(race, shape, student, device):
     if not on_gpu(device):
         pytest.skip("compiling pays on a GPU; on a CPU it takes minutes")
-    step = harness.Pass(student, **shape)
+    step = profiling.Pass(student, **shape)
     [trainer] = step.trainers
     for network in (trainer.model, trainer.objective.teacher.network.network):
         network.compile()
     started = time.perf_counter()
     step()
-    harness.wait(device)
+    profiling.wait(device)
     note = f"compiled in {time.perf_counter() - started:.1f} s"
     race(f"{student}: compiled", "step", step, naive.Step(student, **shape), images=shape.get("batch", 128), note=note)
 
@@ -64,8 +73,8 @@ def test_compiled(race, shape, student, device):
 def test_share_of_kernels(add, shape, device, quick):
     if not on_gpu(device):
         pytest.skip("a GPU has kernels to wait for")
-    product = harness.Pass(STUDENTS[0], **shape)
-    for _ in range(harness.warm_up(device)):
+    product = profiling.Pass(STUDENTS[0], **shape)
+    for _ in range(profiling.warm_up(device)):
         product()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:

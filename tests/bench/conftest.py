@@ -8,6 +8,8 @@ import harness
 import pytest
 import torch
 
+from stkd_utils import profiling
+
 ROWS = pytest.StashKey()
 SMALL = {"classes": 10, "size": 16, "batch": 16, "width": 0.25}
 
@@ -77,10 +79,10 @@ def race(benchmark, quick, device, add):
 
         def whole():
             call()
-            harness.wait(device)
+            profiling.wait(device)
 
         benchmark.group, benchmark.name = group, name
-        benchmark.pedantic(whole, setup=before, rounds=rounds, warmup_rounds=harness.warm_up(device))
+        benchmark.pedantic(whole, setup=before, rounds=rounds, warmup_rounds=profiling.warm_up(device))
         median = benchmark.stats["median"]
         ratio = statistics.median(reference[-rounds:]) / median if against else None
 

@@ -1,6 +1,5 @@
 """Times a call and its reference in turn, makes one row of what was seen, and one table of all rows."""
 
-import itertools
 import json
 import os
 import re
@@ -12,61 +11,16 @@ from pathlib import Path
 
 import torch
 
-from stkd_utils import data, engine, environment, hardware, losses, models, temperature
-from stkd_utils.carbon import Meter
-from stkd_utils.objectives import Distillation, Teacher
-from stkd_utils.protocol import Protocol
-from stkd_utils.training import Trainer, advance
+from stkd_utils import engine, environment, hardware, losses, profiling
+from stkd_utils.models import layers
+from stkd_utils.profiling import wait
 
-BATCHES = 16  # of random images
 # glibc keeps what was freed, blocks of up to 32 MiB; so it returns 4 MiB and more at once, and takes huge pages
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "THP_MEM_ALLOC_ENABLE": "1"}
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
 
-class Pass:
-    """One batch of the product's own loop: one data pipeline, one teacher, ``students`` that learn side by side.
-
-    ``dataset`` (None: ``batch`` random images of ``size`` pixels and ``classes``) is what they learn from.
-    """
-
-    def __init__(
-        self, student, *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu", precision="auto",
-        dataset=None,
-    ):  # fmt: skip
-        self.dataset = dataset or _random(classes, size, batch, device)
-        self.batches = self._batches(batch)
-        network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
-        teacher = Teacher(engine.frozen(network, precision, device))
-        self.augmentation = data.Augmentation(4, True, 15.0)
-        self.trainers = [self._trainer(student, seed, teacher, width, device, precision) for seed in range(students)]
-        self.lanes = engine.Lanes(students, device)
-        for trainer in self.trainers:
-            trainer.start_epoch()
-
-    def _trainer(self, student, seed, teacher, width, device, precision):
-        model = models.build(student, self.dataset.classes, width=width, seed=seed)
-        model = model.to(device, memory_format=torch.channels_last)
-        policy = temperature.build("fixed", seed=seed, tau=4.0)
-        objective = Distillation(teacher, policy, hard_weight=0.05, soft_weight=0.95)
-        return Trainer(
-            model, self.dataset, Protocol(), objective, seed=seed, augmentation=self.augmentation, meter=Meter(),
-            precision=precision,
-        )  # fmt: skip
-
-    def _batches(self, batch):
-        generators = {stream: torch.Generator().manual_seed(0) for stream in ("order", "augment")}
-        for number in itertools.count(1):
-            yield from self.dataset.epoch(batch, self.augmentation, generators, number)
-
-    def __call__(self):
-        self._step(next(self.batches))
-
-    def _step(self, batch):
-        advance(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
-
-
-class Stacked(Pass):
+class Stacked(profiling.Pass):
     """The same pass with the ``students`` as one network: their weights stacked, and one kernel for all (vmap)."""
 
     def __init__(self, student, **shape):
@@ -98,13 +52,10 @@ class Stacked(Pass):
 
 
 def _plain(network):
-    """The same network of PyTorch's own layers, which vmap understands."""
-    for layer in list(network.modules()):
-        for name, child in layer.named_children():
-            if isinstance(child, models.layers.ReLU6):
-                setattr(layer, name, torch.nn.ReLU6())
-        if isinstance(layer, models.layers.Chain):
-            layer.forward = partial(torch.nn.Sequential.forward, layer)
+    """The same network of layers that vmap understands."""
+    for layer in layers.plain(network).modules():
+        if isinstance(layer, torch.nn.ReLU6):
+            layer.inplace = False
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.forward = partial(_without_cudnn, layer.forward)
     return network
@@ -115,21 +66,6 @@ def _without_cudnn(forward, x):
         return forward(x)
 
 
-def _random(classes, size, batch, device):
-    """A data set of random images: `BATCHES` batches to train with, and the first of them to judge by."""
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (BATCHES * batch, 3, size, size), generator=draw, dtype=torch.uint8)
-    train = data.Split(images, torch.randint(0, classes, (len(images),), generator=draw)).to(device)
-    first, half = train.take(slice(batch)), torch.full((3,), 0.5, device=device)
-    return data.Dataset("random", train, first, first, half, half, tuple(map(str, range(classes))), "")
-
-
-def wait(device="cpu"):
-    """Return when ``device`` has done all that was asked of it."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def seconds(call, device="cpu", clock=time.perf_counter):
     """How long ``call()`` takes by ``clock``, until the device is done."""
     wait(device)
@@ -137,11 +73,6 @@ def seconds(call, device="cpu", clock=time.perf_counter):
     call()
     wait(device)
     return clock() - started
-
-
-def warm_up(device):
-    """How many calls go before what is timed: on a GPU, until its kernels are recorded."""
-    return engine.WARM_UP + 2 if torch.device(device).type == "cuda" else 1
 
 
 def in_turn(first, second, rounds, device="cpu", clock=time.perf_counter):

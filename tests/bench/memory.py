@@ -10,7 +10,7 @@ import sys
 import harness
 import torch
 
-from stkd_utils import data, experiments, training  # noqa: F401 (a run imports experiments, which costs memory)
+from stkd_utils import data, experiments, profiling, training  # noqa: F401 (a run imports experiments: memory)
 
 STEPS = 4
 
@@ -30,7 +30,7 @@ def read(name, root, download):
 if __name__ == "__main__":
     student, precision = sys.argv[1:]
     imported, data.read = harness.peak_gib(), read
-    product = harness.Pass(student, precision=precision, dataset=data.load("cifar100"))
+    product = profiling.Pass(student, precision=precision, dataset=data.load("cifar100"))
     taken = [harness.seconds(product) for _ in range(STEPS)]
     some = product.dataset.val.take(slice(1024))  # two batches of an evaluation: more take longer, and no more memory
     training.evaluate(product.trainers[0].model, some, product.dataset, precision=precision)
