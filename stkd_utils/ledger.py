@@ -25,6 +25,7 @@ COLUMNS = (
     "seconds", "energy_kwh", "energy_how", "co2e_g", "flops_forward", "flops_forward_backward", "parameters",
     "device", "cpu", "gpu", "code",
 )  # fmt: skip
+BENCHMARK = ("group", "name", "device", "threads", "machine")  # what two rows of one benchmark have in common
 EXECUTION = ("notebook", "profile", "seconds", "energy_kwh", "how", "co2e_g", "hardware", "date", "code")
 
 
@@ -154,8 +155,10 @@ def repeats():
     return pd.read_csv(_file("repeats.csv"))
 
 
-def benchmarks():
-    """The newest row of every benchmark on every machine and number of threads, as a DataFrame; empty before the first.
+def benchmarks(newest=True):
+    """The rows of the benchmarks, as a DataFrame; empty before the first.
+
+    ``newest``: only the latest one of every benchmark on every machine and number of threads.
 
     Columns: group, name, device ("cpu" or "cuda": what was timed), threads, n, median_seconds, images_per_second, ratio
     (times as fast as the plain step, timed in turn), load, note, machine, date, and what only some groups have (x,
@@ -163,12 +166,13 @@ def benchmarks():
     the rows; a damaged line is left out, with a warning. Introduced in notebook 09.
     """
     path = _file("bench.jsonl")
-    rows, known = _warned(load_lines(path, "benchmark", dump)), {}
-    for row in rows:
-        machine = _machine(row["hardware"])
-        row = {"note": "", "device": "cpu", **row, "machine": machine}
-        known[row["group"], row["name"], row["device"], row["threads"], machine] = row
-    return pd.DataFrame(list(known.values()), columns=None if known else ["group", "name", "device", "note", "machine"])
+    rows = [
+        {"note": "", "device": "cpu", **row, "machine": _machine(row["hardware"])}
+        for row in _warned(load_lines(path, "benchmark", dump))
+    ]
+    if newest:
+        rows = list({tuple(row[key] for key in BENCHMARK): row for row in rows}.values())
+    return pd.DataFrame(rows, columns=None if rows else [*BENCHMARK, "note"])
 
 
 def main_machine(rows):

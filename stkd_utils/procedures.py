@@ -70,12 +70,16 @@ class Procedure:
         return [sum(_cost(record, intensity) for record in group) for group in self._paid()]
 
     def price(self, intensity="world"):
-        """Mean over seeds of seconds, kwh and grams, a dict; None for what was not seen for every seed."""
+        """Mean over seeds of seconds, kwh and grams, a dict; None for what was not seen for every seed.
+
+        The energy of a run counts as seen where that of the very device it was trained on was seen.
+        """
         costs = self.costs(intensity)
+        seen = all(_seen(record) for group in self._paid() for record in group)
         parts = {
             "seconds": [cost.seconds for cost in costs],
-            "kwh": [cost.energy_kwh for cost in costs],
-            "grams": [cost.co2e_g for cost in costs],
+            "kwh": [cost.energy_kwh if seen else None for cost in costs],
+            "grams": [cost.co2e_g if seen else None for cost in costs],
         }
         return {key: None if None in values else float(np.mean(values)) for key, values in parts.items()}
 
@@ -191,6 +195,11 @@ def _finished(record):
 
 def _stopped(record):
     return record["asked"].get("stop_after")
+
+
+def _seen(record):
+    reading = record["cost"]["train"]["components"].get("gpu" if record["hardware"]["device"] == "cuda" else "cpu")
+    return reading is not None and reading["kwh"] is not None
 
 
 def _cost(record, intensity):

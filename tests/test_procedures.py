@@ -14,7 +14,7 @@ def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
         "asked": {"tau": tau},
         "result": {"last": result, "chosen": result | {"val_accuracy": 1 - val}},
         "cost": {"train": carbon.Cost(seconds, {"cpu": reading}).to_dict()},
-        "hardware": {"gpu": None, "cpu": "abacus", "threads": 1},
+        "hardware": {"device": "cpu", "gpu": None, "cpu": "abacus", "threads": 1},
         "compute": {"flops_forward": 10, "flops_forward_backward": 30},
     }
 
@@ -52,6 +52,15 @@ def test_detectors_are_ranked_and_scored_by_map50():
     for epoch in ("last", "chosen"):
         assert detectors.scores(epoch=epoch).tolist() == GRID.scores(epoch=epoch).tolist()
         assert [k["asked"]["tau"] for k in detectors.kept(epoch)] == [k["asked"]["tau"] for k in GRID.kept(epoch)]
+
+
+def test_the_energy_of_a_run_is_seen_where_that_of_its_own_device_is():
+    on_gpu = record(0, 2, val=0.9, loss=0.5, test=0.2) | {"hardware": {"device": "cuda", "gpu": "some", "threads": 1}}
+    assert Procedure("one", "no KD", (on_gpu,)).price() == {"seconds": 2.0, "kwh": None, "grams": None}
+    components = on_gpu["cost"]["train"]["components"]
+    seen = carbon.Cost(2.0, {"cpu": carbon.Reading(**components["cpu"]), "gpu": carbon.Reading(2e-3, "measured")})
+    on_gpu["cost"] = {"train": seen.to_dict()}
+    assert Procedure("one", "no KD", (on_gpu,)).price()["kwh"] == pytest.approx(3e-3)
 
 
 def test_a_seed_pays_for_every_run_also_for_those_that_are_not_kept():

@@ -139,7 +139,7 @@ def larger(_executed=None):
         found = {"difference": "", "the data say": ""} if way is one else against(one, way)
         gap = ", ".join(filter(None, (found["difference"].split(" points")[0], found["the data say"])))
         reached = stats.interval(way.scores()).percent(2).replace(" %", "")
-        lines.append([way.label, reached, gap, _energy(_kwh(way)), paper.pop(way.label, "")])
+        lines.append([way.label, reached, gap, _energy(_metered(way)), paper.pop(way.label, "")])
     lines += [[label, "not run yet", "", "", there] for label, there in paper.items()]
     head = ["Way to the student", "Test accuracy, %", "Random τ minus it", "Energy", "The paper prints, %"]
     precisions = sorted({record["hardware"].get("precision", "float32") for way in compared for record in way.records})
@@ -169,19 +169,14 @@ def headline(_executed=None):
         accuracy = stats.interval(way.scores()).percent()
         if same:
             accuracy = accuracy.split(" %")[0]
-        counted, metered = (_ratio(cost(way), cost(compared[-1])) for cost in (Procedure.flops, _kwh))
+        counted, metered = (_ratio(cost(way), cost(compared[-1])) for cost in (Procedure.flops, _metered))
         lines.append([way.label, accuracy, way.runs, counted, metered])
     reached = f"Test accuracy, % (n = {min(seeds)})" if same else "Test accuracy"
     head = ["Way to the student", reached, "Runs", "Computation", "Energy"]
     return _markdown(head, lines) if lines else NOT_RUN
 
 
-def _kwh(way):
-    """Mean over seeds of what all runs of a way took; None where one did not see its own device."""
-    for record in way.records:
-        components, device = record["cost"]["train"]["components"], record["hardware"]["device"]
-        if (components.get("gpu" if device == "cuda" else "cpu") or {"kwh": None})["kwh"] is None:
-            return None
+def _metered(way):
     return way.price()["kwh"]
 
 
