@@ -61,15 +61,18 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 # %%
 import shutil
 import tempfile
+import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stats, stored
-from stkd_utils.procedures import Procedure, verdict
+from stkd_utils.procedures import Procedure, differing, verdict
 from stkd_utils.tables import FLOPS, column, table
+from stkd_utils.temperature import IntegerUniform
 from stkd_utils.training import default_device
 
 scale = experiments.profile(profile)
@@ -92,6 +95,7 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**, device **{device
 # One step of distillation has six parts: make new views of the images, ask the teacher, let the student answer, compare, send the gradient back, update.
 # Here is that step at the paper's size, colour images of 32 × 32 pixels and 100 classes, as most tutorials write it, and as this book takes it.
 # The pictures are random: speed does not depend on what they show.
+# The parts are timed one by one; the whole step of this book is one of its training loop.
 # On a CPU it is timed with as many threads as the profile trains with: two threads that wait for each other on a busy machine time the neighbours.
 
 # %%
@@ -100,21 +104,24 @@ batch = 16 if profile == "smoke" else 128
 plainly = {"precision": None, "teacher_precision": None, "channels_last": False, "fused": False}
 steps = {"plain": profiling.Step(batch=batch, device=device, **plainly)}
 steps["this book"] = profiling.Step(batch=batch, device=device)
-parts = {name: profiling.breakdown(step, rounds=3).set_index("part") for name, step in steps.items()}
+loops = {"plain": steps["plain"], "this book": profiling.Pass(batch=batch, device=device)}
+parts = {name: profiling.breakdown(steps[name], rounds=3, whole=loops[name]).set_index("part") for name in steps}
 whole = {name: found.attrs["whole"] for name, found in parts.items()}
-print(*(f"{name}: {batch / seconds:.0f} images/s" for name, seconds in whole.items()), sep="\n")
+# a GPU waits after each part when parts are timed, and not within a whole step
+seconds = {name: found.seconds * whole[name] / found.seconds.sum() for name, found in parts.items()}
+print(*(f"{name}: {batch / taken:.0f} images/s" for name, taken in whole.items()), sep="\n")
 print(f"{whole['plain'] / whole['this book']:.2f} times as fast, {torch.get_num_threads()} threads")
 
 # %% [markdown]
 # What a step draws is metered over some seconds of steps, for either kind.
 
 # %%
-def power(name, seconds=3.0 if device == "cuda" else 1.0):
+def power(name, for_seconds=3.0 if device == "cuda" else 1.0):
     """Watts while steps of one kind are taken, and how they are known; None where nothing was seen."""
     with meter.block(f"power of {name}"):
-        for _ in range(max(2, round(seconds / whole[name]))):
-            steps[name]()
-        steps[name].wait()
+        for _ in range(max(2, round(for_seconds / whole[name]))):
+            loops[name]()
+        loops[name].wait()
     cost = meter.cost(f"power of {name}")
     drawn = None if cost.energy_kwh is None else 3.6e6 * cost.energy_kwh / cost.seconds
     return drawn, cost.how
@@ -129,9 +136,9 @@ for (name, drawn), known in zip(watts.items(), how, strict=True):
 known = all(watts.values())
 _, ax = plt.subplots(figsize=(plots.COLUMN, 3.4))
 shades = plt.get_cmap("cividis")(np.linspace(0, 0.95, len(profiling.PARTS)))
-for name, found in parts.items():
-    sizes = found.seconds * (watts[name] if known else 1000)
-    ax.barh([name] * len(found), sizes, left=sizes.cumsum() - sizes, color=shades, edgecolor="white")
+for name, taken in seconds.items():
+    sizes = taken * (watts[name] if known else 1000)
+    ax.barh([name] * len(taken), sizes, left=sizes.cumsum() - sizes, color=shades, edgecolor="white")
 ax.invert_yaxis()
 ax.set(xlabel=f"Energy of one step (J), {how[0]}" if known else "Time of one step (ms)")
 patches = [plt.Rectangle((0, 0), 1, 1, color=shade) for shade in shades]
@@ -142,13 +149,19 @@ share = parts["plain"].share
 method = share["loss"]
 teaching = share["teacher"]
 student = share["student forward"] + share["backward"]
+policy, draws = IntegerUniform(), 1000
+started = time.perf_counter()
+for _ in range(draws):
+    policy.draw()
+drawing = (time.perf_counter() - started) / draws
 Markdown(
     f"Of the plain step, the teacher takes {teaching:.0%}, the student's way there and back {student:.0%}, "
-    f"and the loss, where the temperature lives, {method:.2%}."
+    f"and the loss, where the temperature lives, {method:.2%}. "
+    f"To draw a temperature takes {1e6 * drawing:.0f} µs, {drawing / whole['this book']:.4%} of this book's step."
 )
 
 # %% [markdown]
-# The temperature lives in the loss alone: a random one is drawn once per batch and costs what a fixed one costs.
+# The temperature lives in the loss alone: a random one is drawn once per batch, and nothing else of the step changes.
 # Savings are to be looked for where the bar is long.
 # (Where energy is modelled, it is time in other units.)
 #
@@ -218,11 +231,11 @@ for label, found in {"chapter 3": apart, "one pass": together}.items():
     records = [run.record for run in found]
     shares = [record["shared"]["share"] for record in records if record["shared"]]
     flops = sum(record["compute"]["flops_forward_backward"] for record in records)
-    seconds = sum(record["cost"]["train"]["seconds"] for record in records)
-    rows.append([label, len(records), flops, seconds, f"{sum(shares):.3f}" if shares else "alone"])
-labels, counts, flops, seconds, sums = zip(*rows, strict=True)
+    taken = sum(record["cost"]["train"]["seconds"] for record in records)
+    rows.append([label, len(records), flops, f"{taken:.1f}", f"{sum(shares):.3f}" if shares else "alone"])
+labels, counts, flops, taken, sums = zip(*rows, strict=True)
 unit, texts = column(flops, FLOPS)
-bill = {"": labels, "students": counts, unit: texts, "s": [f"{value:.1f}" for value in seconds]}
+bill = {"": labels, "students": counts, unit: texts, "s": taken}
 table({**bill, "sum of shares": sums}, "The same students; the rows were timed at different moments")
 
 # %% [markdown]
@@ -340,8 +353,6 @@ precision = engine.resolve("auto", device)
 peak = profiling.matmul_peak(precision, device, size=2048 if device == "cpu" else None)
 batches = paper["epochs"] * -(-photos // batch)
 s, t = macs["mobilenetv2"], macs["resnet18"]
-# a GPU waits after each part when parts are timed, and not within a whole step
-seconds = {key: found.seconds * whole[key] / found.seconds.sum() for key, found in parts.items()}
 views, teacher = seconds["this book"][["augmentation", "teacher"]]
 own = whole["this book"] - views - teacher
 halved = points * np.mean(epochs_paid) / (last * len(scale.taus))  # runs
@@ -366,7 +377,8 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 
 # %% [markdown]
 # Three savings are in these rows: not searching (the method), sharing what is the same (the grid), and a faster step (the engine).
-# They do not multiply: who does not search has no grid to share, and a faster teacher leaves less to share, so sharing saves less time than FLOPs.
+# Students side by side are counted one after the other; what the queues of a GPU gain besides is in section 8.
+# The three do not multiply: who does not search has no grid to share, and a faster teacher leaves less to share, so sharing saves less time than FLOPs.
 # A fixed $\tau$ costs what a random one does, and learning without a teacher costs least: only accuracy, in the earlier chapters, can speak for more.
 # *At the limit* is what the device would need if it did nothing but multiply matrices: how far a step is from it is the room that is left.
 #
@@ -375,7 +387,7 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # A page that is executed once, on a machine that others use too, is no benchmark.
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
 # A *rung* is the plain step with one more saving, *the product* the whole loop of this book.
-# The first table is of the machine that ran most of them, the second shows the product on every machine.
+# The first table is of the machine that ran most of them, the second shows the product in every session so far.
 # *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not tell them:
 
 # %% tags=["hide-input"]
@@ -399,12 +411,21 @@ def chosen(rows, caption, **columns):
 
 faster = {"ratio": "times the plain step", "ratio_q1": "lower quartile", "ratio_q3": "upper"}
 display(recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", **faster))
-product = bench[(bench.group == "step") & bench.name.str.endswith("the product")]
-chosen(product, "The product on every machine so far", name="step", machine="machine", threads="threads", n="n", **faster)
+every = ledger.benchmarks(newest=False)
+products = every[(every.group == "step") & every.name.str.endswith("the product")].copy()
+products["day"] = products.get("date", pd.Series(dtype=str)).str[:10]
+display(chosen(products.sort_values(["name", "date"]) if len(products) else products, "The product in every session so far", name="step", machine="machine", day="day", threads="threads", n="n", **faster))
+spans = [
+    f"{name.split(':')[0]} on a {'GPU' if where == 'cuda' else 'CPU'}: {found.min():.2f} to {found.max():.2f} times the plain step in {len(found)} sessions"
+    for (where, name), found in products.groupby(["device", "name"]).ratio if len(found) > 1
+]
+Markdown(f"{'; '.join(spans)}." if spans else "")
 
 # %% [markdown]
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds; its quartiles are those of single turns, where they were kept.
-# It still moves from one day to the next, as the memory of a machine is shared with its neighbours.
+# It still moves, from one day to the next and within an hour: the memory of a machine is shared with its neighbours, and the plain step, which uses more of it, suffers more from them.
+# A single large ratio is therefore no promise; the span over the sessions is what to expect.
+# (Until 28 November 2026 the plain step had the layers of this book, which keep fewer maps; since then it has PyTorch's own. The rung of sixteen bits brings them, too.)
 # Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it keeps the smaller part, and a GPU gains by other means (section 8).
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
@@ -462,11 +483,12 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # Only one kind is missing: a batch normalisation takes the bias just before it away again, with the mean.
 # There it is not added, its gradient, which is zero, is not computed, and weight decay does not reach it.
 #
-# The rungs of section 7 on a GPU, where Python starts each kernel; the product, with its kernels recorded; nineteen students in one pass against nineteen passes; eight stacked into one network against eight in queues; an evaluation of one batch. *Time in kernels* is MobileNetV2's step again, while a profiler watched:
+# The rungs of section 7 on a GPU, where Python starts each kernel; the product, with its kernels recorded; nineteen students in one pass against nineteen passes; eight stacked into one network against eight in queues; an evaluation of one batch; the limit of the device. *Time in kernels* is MobileNetV2's step again, while a profiler watched:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
-recorded("step|sweep|evaluation", timed="cuda", group="what", name="of", n="n", ms="ms", ratio="times as fast", note="note")
+bench["day"] = bench.get("date", pd.Series(dtype=str)).str[:10]
+recorded("step|sweep|evaluation|peak", timed="cuda", group="what", name="of", day="day", n="n", ms="ms", ratio="times as fast", note="note")
 
 # %% tags=["hide-input"]
 on_gpu = ledger.main_machine(bench[(bench.group == "step") & (bench.device == "cuda")]).set_index("name")
@@ -474,9 +496,21 @@ names = "mobilenetv2: + fused optimiser", "mobilenetv2: the product", "time in k
 if set(names) <= set(on_gpu.index):
     started, product, watched = (on_gpu.loc[name] for name in names)
     said = (
-        f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast. "
-        f"Kernels ran for {watched.share:.0%} of the time."
+        f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast"
+        f"{'' if started.day == product.day else ', on another day'}. "
+        f"Kernels ran for {watched.share:.0%} of the time. "
     )
+    beside = on_gpu[on_gpu.index.str.endswith("against two workers")]
+    said += "The plain loop makes its views before each step; "
+    if len(beside):
+        ratios = "; ".join(f"{name.split(':')[0]} {row.ratio:.1f} times as fast" for name, row in beside.iterrows())
+        said += f"against one whose views are made meanwhile by two workers, the product was, for {ratios}."
+    else:
+        batched = on_gpu.loc["mobilenetv2: batched augmentation"]
+        said += f"against one whose views are made meanwhile by workers the product was not timed yet, and its gain is smaller: with views made on the GPU the plain step took {batched.ms:.1f} ms."
+    judged = bench[(bench.group == "evaluation") & (bench.device == "cuda") & (bench.ratio < 1)]
+    for row in judged.itertuples():
+        said += f" An evaluation is not recorded as a graph, and sixteen bits are more kernels for Python to start: one batch took {1 / row.ratio:.1f} times as long as in the plain loop."
     stacked = bench[(bench.device == "cuda") & bench.name.str.endswith("as one network")]
     if len(stacked):
         took = "; ".join(f"{row['name']}, {1 / row.ratio:.2g} times as long" for _, row in stacked.iterrows())
@@ -491,7 +525,7 @@ recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding"
 #
 # The paper prints an energy for its runs; a GPU reads it from its own counter.
 # `make ledger-gpu` trains the paper's protocol there, in the order of worth, as far as the given minutes go, and adds a row for every finished run.
-# The rows so far; the students of 30 epochs are of an earlier pass of nine, three of which were given up for lack of time:
+# The rows so far; a run with settings of its own names them:
 
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
@@ -502,41 +536,41 @@ rows = [
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"] and not r["asked"]["stop_after"]]
 groups = {}
 for record in sorted(records, key=lambda record: record["finished"]):
-    asked = record["asked"]
-    kind = record["experiment"], asked.get("tau"), asked["epochs"], asked["data_seed"], record["hardware"]["gpu"]
+    asked, usual = record["asked"], experiments.resolve(record["experiment"], experiments.profile(record["profile"]).overrides)
+    changed = "".join(f", {key} = {value}" for key, value in sorted(differing(record, usual).items()))
+    kind = record["experiment"], asked.get("tau"), asked["epochs"], changed, record["hardware"]["gpu"]
     groups.setdefault(kind, {})[record["seed"]] = record  # of equal ones the latest
-for (experiment, tau, epochs, _, gpu), runs in sorted(groups.items(), key=str):
-    costs = [record["cost"]["train"] for record in runs.values()]
-    seen = all(cost["components"]["gpu"]["kwh"] is not None for cost in costs)
-    energy, counted = (np.mean(values) if seen else None for values in ([cost["energy_kwh"] for cost in costs], [cost["components"]["gpu"]["kwh"] or 0 for cost in costs]))
-    rows.append({
-        "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else ""),
+for (experiment, tau, epochs, changed, gpu), runs in sorted(groups.items(), key=str):
+    energy = Procedure(experiment, "no KD", tuple(runs.values())).price()["kwh"]
+    row = {
+        "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else "") + changed,
         "epochs": epochs,
         "n": len(runs),
         "test accuracy": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" (")[0],
-        "kWh": f"{energy:.3g}" if seen else "not seen",
-        "per 100": f"{100 * energy / epochs:.2g}" if seen else "",
-        "device": gpu,
-        "counted": f"{counted / energy:.0%}" if seen else "",
-    })
+        "kWh": "not seen", "per 100": "", "device": gpu, "counted": "",
+    }
+    if energy is not None:
+        counted = np.mean([record["cost"]["train"]["components"]["gpu"]["kwh"] for record in runs.values()])
+        row |= {"kWh": f"{energy:.3g}", "per 100": f"{100 * energy / epochs:.2g}", "counted": f"{counted / energy:.0%}"}
+    rows.append(row)
 precisions = " and ".join(sorted({record["hardware"].get("precision", "float32") for record in records}))
 table(rows, f"CIFAR-100: the paper's whole procedures, this book's single runs ({precisions or 'none'})")
 
 # %% [markdown]
 # Students of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
-# The students of 30 epochs share batches and views over all seeds, so their intervals leave out what another order would have changed; those of 100 epochs share them within a seed.
-# All seeds of a length have one teacher, *resnet18-base* of that length, so no interval holds what another would have changed.
+# Runs with a `data_seed` share batches and views over all seeds, so their intervals leave out what another order would have changed; the others share them within a seed.
+# All seeds of a length ask for one teacher, *resnet18-base* of that length with seed 0, so no interval holds what another would have changed.
 # Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are those of its best epoch on the test images.
 # *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
 
 # %% tags=["hide-input"]
 hkd = printed.loc["HKD", "ours"].energy_kwh
-whole = [r["cost"]["train"] for (name, _, epochs, *_), runs in groups.items() for r in runs.values() if name.endswith("-mobilenetv2-stochastic") and epochs == 100]
-whole = [cost["energy_kwh"] for cost in whole if cost["components"]["gpu"]["kwh"] is not None]
+taken = [r["cost"]["train"] for (name, _, epochs, *_), runs in groups.items() for r in runs.values() if name.endswith("-mobilenetv2-stochastic") and epochs == paper["epochs"]]
+taken = [cost["energy_kwh"] for cost in taken if cost["components"]["gpu"]["kwh"] is not None]
 once = "*No run of the paper's 100 epochs with random τ is in the ledger yet.*"
-if whole:
+if taken:
     once = (
-        f"As part of a pass of several students, the paper's 100 epochs with random τ took **{np.mean(whole):.3g} kWh** (n = {len(whole)}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(whole):.0f} times as much. "
+        f"As part of a pass of several students, the paper's {paper['epochs']} epochs with random τ took **{np.mean(taken):.3g} kWh** (n = {len(taken)}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(taken):.0f} times as much. "
         "Device and engine are others here, and so, probably, is what was counted (carbontracker adds a data centre's overhead of its own), and nothing tells which of them saved what."
     )
 display(Markdown(once))
