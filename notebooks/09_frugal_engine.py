@@ -283,6 +283,7 @@ table(rows, f"Keeping answers: {photos:,} images, 100 classes, {paper['epochs']}
 # %% [markdown]
 # The more views, the larger the table and the rarer a view that comes again; the paper's rotate, so the first three rows are what-ifs.
 # Runs that share the seed of their data meet the same views epoch by epoch, rotation or not: for them one answer per image and epoch is enough, and all but the first run find every one.
+# The table is read by the processor: on a GPU every step waits for it.
 # An answer is believed only for the very pixels that it was given for: a table that confuses views would teach from another picture, and no error would tell.
 
 # %% [markdown]
@@ -432,7 +433,10 @@ Markdown(f"{'; '.join(spans)}." if spans else "")
 # What surrounds the step, and students in one pass against passes of one:
 
 # %% tags=["hide-input"]
-recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast", note="note")
+display(recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast", note="note"))
+passes = ledger.main_machine(bench[(bench.group == "sweep") & (bench.device == "cpu") & bench.name.str.endswith(" together")])
+passes = passes[passes.threads == passes.threads.max()].dropna(subset=["ratio", "flop_ratio"]) if "flop_ratio" in passes else passes[:0]
+Markdown("; ".join(f"{row['name']} take {1 / row.ratio:.2f} of the time of separate passes, with {1 / row.flop_ratio:.2f} of their FLOPs" for _, row in passes.iterrows()) + "." if len(passes) else "")
 
 # %% [markdown]
 # The limit of the device, and the peak memory of a distillation step where `make bench` has recorded it:
