@@ -28,8 +28,9 @@ book: $(READY)  ## execute the notebooks that changed, then build the book
 html: $(READY)  ## build the book from the notebooks as last executed
 	@$(BIN)/python book/build.py --profile $(PROFILE)
 
+# Most tests are small and keep one core busy: two at a time, each with one thread, take half as long.
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
 
 lint: $(READY)  ## ruff over package, notebooks, book and tests
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from stkd_utils.detection import scenes
 from stkd_utils.experiments import together
@@ -55,7 +56,9 @@ def html(tmp_path_factory):
     own = ROOT / "_build" / "html"
     if build.is_current(own):
         return own
-    subprocess.run([sys.executable, "-m", "stkd_utils", "notebooks", "--profile", "smoke"], cwd=ROOT, check=True)
+    (ROOT / "_build").mkdir(exist_ok=True)
+    with FileLock(ROOT / "_build" / "tests.lock"):  # tests may run in several processes: the first one executes
+        subprocess.run([sys.executable, "-m", "stkd_utils", "notebooks", "--profile", "smoke"], cwd=ROOT, check=True)
     return build.build("smoke", into=tmp_path_factory.mktemp("book"))
 
 
