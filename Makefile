@@ -30,7 +30,7 @@ html: $(READY)  ## build the book from the notebooks as last executed
 
 # Most tests are small and keep one core busy: two at a time, each with one thread, take half as long.
 test: $(READY)  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark
 
 lint: $(READY)  ## ruff over package, notebooks, book and tests
 	$(BIN)/ruff check .

@@ -426,7 +426,7 @@ Markdown(f"{'; '.join(spans)}." if spans else "")
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds; its quartiles are those of single turns, where they were kept.
 # It still moves, from one day to the next and within an hour: the memory of a machine is shared with its neighbours, and the plain step, which uses more of it, suffers more from them.
 # A single large ratio is therefore no promise; the span over the sessions is what to expect.
-# (Until 28 November 2026 the plain step had the layers of this book, which keep fewer maps; since then it has PyTorch's own. The rung of sixteen bits brings them, too.)
+# (Up to the earlier session of 28 November 2026 the plain step had the layers of this book, which keep fewer maps; from then on it has PyTorch's own, and the rung of sixteen bits brings those of this book.)
 # Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it keeps the smaller part, and a GPU gains by other means (section 8).
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.

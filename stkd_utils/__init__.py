@@ -5,10 +5,9 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
 * data: `sources` (which data sets there are) and `readers`, `data`, `splits`, `augmentation`
 * networks: `models`; `compute` counts what they cost, `quantise` and `inference` what using them costs
 * losses, pure functions: `losses`, `teacher_free`, `rectification`, `contrastive`, `mutual`; of `temperature` their tau
-* one step: `objectives` (what a student learns from a batch), `engine` (how fast), `stored` (answers kept on disk),
-  `profiling` (where the time goes)
+* one step: `objectives` (what a student learns from a batch), `engine` (how fast), `stored` (answers kept on disk)
 * a training, with its `protocol`, `validation`, `metrics`, `checkpoint`, `seeding`, `sharing`, `progress`,
-  `scalars`
+  `scalars`; `profiling` stands on it and says where the time goes
 * energy: `carbon` (the meter), `hardware`, `counters`, `intensities`, `receipt`
 * a run and its record (settings, running, recording): `environment`; `detection` is the second task
 * what runs say: `ledger` and `ledger_files` (rows), `procedures` (ways to a student), `stats` (intervals)

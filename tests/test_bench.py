@@ -23,7 +23,9 @@ def harness(root, monkeypatch):
 def script(root, *arguments, **variables):
     """What a Python script of the repository does in a process of its own with one thread."""
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | variables
+    # with PYTEST_XDIST_WORKER in it nothing would be timed
+    mine = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+    environ = mine | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""} | variables
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
 

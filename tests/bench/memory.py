@@ -32,6 +32,6 @@ if __name__ == "__main__":
     imported, data.read = harness.peak_gib(), read
     product = profiling.Pass(student, precision=precision, dataset=data.load("cifar100"))
     taken = [harness.seconds(product) for _ in range(STEPS)]
-    some = product.dataset.val.take(slice(1024))  # two batches of an evaluation: more take longer, and no more memory
+    some = product.dataset.val.take(slice(1024))  # some batches: more take longer, and no more memory
     training.evaluate(product.trainers[0].model, some, product.dataset, precision=precision)
     print(harness.peak_gib(), imported, statistics.median(taken[1:]))
