@@ -101,6 +101,15 @@ def test_recorded_steps_learn_as_those_started_one_by_one(digits, deterministic,
     assert torch.allclose(*found, rtol=0.02)  # the same kernels; some add in an order that changes from run to run
 
 
+@pytest.mark.timeout(900)
+def test_a_compiled_network_is_recorded_too_and_learns_the_same(digits, deterministic):
+    plain, compiled = (trainer(digits, teacher=a_teacher(digits)) for _ in range(2))
+    for network in (compiled.model, compiled.objective.teacher.network.network):
+        network.compile()
+    assert torch.allclose(*(losses(one.fit().history) for one in (plain, compiled)), rtol=0.05)
+    assert compiled._recorded.graphs == plain._recorded.graphs == 2
+
+
 @pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
 def test_a_bias_that_is_left_out_changes_nothing(digits, deterministic, monkeypatch, student):
     left_out, added = (trainer(digits, student, teacher=a_teacher(digits)) for _ in range(2))
