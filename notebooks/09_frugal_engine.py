@@ -105,19 +105,25 @@ plainly = {"precision": None, "teacher_precision": None, "channels_last": False,
 steps = {"plain": profiling.Step(batch=batch, device=device, **plainly)}
 steps["this book"] = profiling.Step(batch=batch, device=device)
 loops = {"plain": steps["plain"], "this book": profiling.Pass(batch=batch, device=device)}
-parts = {name: profiling.breakdown(steps[name], rounds=3, whole=loops[name]).set_index("part") for name in steps}
+parts = {
+    name: profiling.breakdown(step, rounds=3, whole=loops[name]).set_index("part")
+    for name, step in steps.items()
+}
 whole = {name: found.attrs["whole"] for name, found in parts.items()}
 # a GPU waits after each part when parts are timed, and not within a whole step
-seconds = {name: found.seconds * whole[name] / found.seconds.sum() for name, found in parts.items()}
+seconds = {
+    name: found.seconds * whole[name] / found.seconds.sum() for name, found in parts.items()
+}
 print(*(f"{name}: {batch / taken:.0f} images/s" for name, taken in whole.items()), sep="\n")
-print(f"{whole['plain'] / whole['this book']:.2f} times as fast, {torch.get_num_threads()} threads")
+gain = whole["plain"] / whole["this book"]
+print(f"{gain:.2f} times as fast, CPU threads: {torch.get_num_threads()}")
 
 # %% [markdown]
 # What a step draws is metered over some seconds of steps, for either kind.
 
 # %%
 def power(name, for_seconds=3.0 if device == "cuda" else 1.0):
-    """Watts while steps of one kind are taken, and how they are known; None where nothing was seen."""
+    """Watts while such steps are taken, and how they are known; None where nothing was seen."""
     with meter.block(f"power of {name}"):
         for _ in range(max(2, round(for_seconds / whole[name]))):
             loops[name]()
@@ -407,15 +413,22 @@ def recorded(groups, timed="cpu", **columns):
 def chosen(rows, caption, **columns):
     """These columns of some benchmarks as a table, without those that no row fills."""
     rows = rows.reindex(columns=list(columns)).rename(columns=columns).dropna(axis="columns", how="all")
-    return rows.style.hide(axis="index").format(precision=2, na_rep="").set_caption(caption)
+    shown = rows.style.hide(axis="index").format(precision=2, na_rep="").set_caption(caption)
+    return shown.set_properties(subset=rows.columns.intersection(["day"]), **{"white-space": "nowrap"})
 
 
-faster = {"ratio": "times the plain step", "ratio_q1": "lower quartile", "ratio_q3": "upper"}
-display(recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", **faster))
+display(recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", ratio="times the plain step"))
 every = ledger.benchmarks(newest=False)
-products = every[(every.group == "step") & every.name.str.endswith("the product")].copy()
-products["day"] = products.get("date", pd.Series(dtype=str)).str[:10]
-display(chosen(products.sort_values(["name", "date"]) if len(products) else products, "The product in every session so far", name="step", machine="machine", day="day", threads="threads", n="n", **faster))
+products = every[(every.group == "step") & every.name.str.endswith("the product")]
+sessions = {}
+for row in products.to_dict("records"):
+    session = row["machine"].split(", ")[0], row["date"][:10], row["threads"], row["n"], row["code"]
+    quartiles = f" ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})" if row.get("ratio_q1", 0) > 0 else ""
+    sessions.setdefault(session, {})[row["name"].split(":")[0]] = f"{row['ratio']:.2f}{quartiles}"
+display(chosen(
+    pd.DataFrame([dict(zip(("machine", "day", "threads", "n"), key, strict=False), **ratios) for key, ratios in sessions.items()]).sort_values("day", kind="stable") if sessions else products,
+    "The product in every session so far: times the plain step (quartiles of single turns)", machine="machine", day="day", threads="threads", n="n", mobilenetv2="MobileNetV2", shufflenetv2="ShuffleNetV2",
+))
 spans = [
     f"{name.split(':')[0]} on a {'GPU' if where == 'cuda' else 'CPU'}: {found.min():.2f} to {found.max():.2f} times the plain step in {len(found)} sessions"
     for (where, name), found in products.groupby(["device", "name"]).ratio if len(found) > 1
@@ -534,7 +547,7 @@ recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding"
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
 rows = [
-    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "per 100": "", "device": "not stated", "counted": ""}
+    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "per 100": "", "counted": ""}
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"] and not r["asked"]["stop_after"]]
@@ -544,21 +557,22 @@ for record in sorted(records, key=lambda record: record["finished"]):
     changed = "".join(f", {key} = {value}" for key, value in sorted(differing(record, usual).items()))
     kind = record["experiment"], asked.get("tau"), asked["epochs"], changed, record["hardware"]["gpu"]
     groups.setdefault(kind, {})[record["seed"]] = record  # of equal ones the latest
+gpus = sorted({gpu for *_, gpu in groups})
 for (experiment, tau, epochs, changed, gpu), runs in sorted(groups.items(), key=str):
     energy = Procedure(experiment, "no KD", tuple(runs.values())).price()["kwh"]
     row = {
-        "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else "") + changed,
+        "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else "") + changed + (f", {gpu}" if len(gpus) > 1 else ""),
         "epochs": epochs,
         "n": len(runs),
         "test accuracy": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" (")[0],
-        "kWh": "not seen", "per 100": "", "device": gpu, "counted": "",
+        "kWh": "not seen", "per 100": "", "counted": "",
     }
     if energy is not None:
         counted = np.mean([record["cost"]["train"]["components"]["gpu"]["kwh"] for record in runs.values()])
         row |= {"kWh": f"{energy:.3g}", "per 100": f"{100 * energy / epochs:.2g}", "counted": f"{counted / energy:.0%}"}
     rows.append(row)
 precisions = " and ".join(sorted({record["hardware"].get("precision", "float32") for record in records}))
-table(rows, f"CIFAR-100: the paper's whole procedures, this book's single runs ({precisions or 'none'})")
+table(rows, f"CIFAR-100: the paper's whole procedures (device not stated), this book's single runs ({', '.join([*gpus, precisions]) if gpus else 'none'})")
 
 # %% [markdown]
 # Students of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
