@@ -547,14 +547,14 @@ recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding"
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
 rows = [
-    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test accuracy": f"{100 * row.accuracy:.2f} %", "kWh": f"{row.energy_kwh:g}", "per 100": "", "counted": ""}
+    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test, %": f"{100 * row.accuracy:.2f}", "kWh": f"{row.energy_kwh:g}", "per 100": "", "counted": ""}
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"] and not r["asked"]["stop_after"]]
 groups = {}
 for record in sorted(records, key=lambda record: record["finished"]):
     asked, usual = record["asked"], experiments.resolve(record["experiment"], experiments.profile(record["profile"]).overrides)
-    changed = "".join(f", {key} = {value}" for key, value in sorted(differing(record, usual).items()))
+    changed = "".join(f", {key}={value}" for key, value in sorted(differing(record, usual).items()))
     kind = record["experiment"], asked.get("tau"), asked["epochs"], changed, record["hardware"]["gpu"]
     groups.setdefault(kind, {})[record["seed"]] = record  # of equal ones the latest
 gpus = sorted({gpu for *_, gpu in groups})
@@ -564,7 +564,7 @@ for (experiment, tau, epochs, changed, gpu), runs in sorted(groups.items(), key=
         "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else "") + changed + (f", {gpu}" if len(gpus) > 1 else ""),
         "epochs": epochs,
         "n": len(runs),
-        "test accuracy": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" (")[0],
+        "test, %": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" %")[0],
         "kWh": "not seen", "per 100": "", "counted": "",
     }
     if energy is not None:
@@ -572,7 +572,7 @@ for (experiment, tau, epochs, changed, gpu), runs in sorted(groups.items(), key=
         row |= {"kWh": f"{energy:.3g}", "per 100": f"{100 * energy / epochs:.2g}", "counted": f"{counted / energy:.0%}"}
     rows.append(row)
 precisions = " and ".join(sorted({record["hardware"].get("precision", "float32") for record in records}))
-table(rows, f"CIFAR-100: the paper's whole procedures (device not stated), this book's single runs ({', '.join([*gpus, precisions]) if gpus else 'none'})")
+table(rows, f"CIFAR-100: the paper's procedures, this book's single runs ({', '.join([*gpus, precisions]) if gpus else 'none'})")
 
 # %% [markdown]
 # Students of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
