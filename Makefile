@@ -28,7 +28,7 @@ book: $(READY)  ## execute the notebooks that changed, then build the book
 html: $(READY)  ## build the book from the notebooks as last executed
 	@$(BIN)/python book/build.py --profile $(PROFILE)
 
-# Most tests are small and keep one core busy: two at a time, each with one thread, take half as long.
+# Most tests are small and keep one core busy: two at a time, each with one thread, take little more than half as long.
 test: $(READY)  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark
 

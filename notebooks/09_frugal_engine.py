@@ -431,13 +431,13 @@ display(chosen(
 ))
 spans = [
     f"{name.split(':')[0]} on a {'GPU' if where == 'cuda' else 'CPU'}: {found.min():.2f} to {found.max():.2f} times the plain step in {len(found)} sessions"
-    for (where, name), found in products.groupby(["device", "name"]).ratio if len(found) > 1
+    for (where, name), found in (products.groupby(["device", "name"]).ratio if len(products) else ()) if len(found) > 1
 ]
 Markdown(f"{'; '.join(spans)}." if spans else "")
 
 # %% [markdown]
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds; its quartiles are those of single turns, where they were kept.
-# It still moves, from one day to the next and within an hour: the memory of a machine is shared with its neighbours, and the plain step, which uses more of it, suffers more from them.
+# It still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
 # A single large ratio is therefore no promise; the span over the sessions is what to expect.
 # (Up to the earlier session of 28 November 2026 the plain step had the layers of this book, which keep fewer maps; from then on it has PyTorch's own, and the rung of sixteen bits brings those of this book.)
 # Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it keeps the smaller part, and a GPU gains by other means (section 8).
@@ -509,9 +509,9 @@ recorded("step|sweep|evaluation|peak", timed="cuda", group="what", name="of", da
 
 # %% tags=["hide-input"]
 on_gpu = ledger.main_machine(bench[(bench.group == "step") & (bench.device == "cuda")]).set_index("name")
-names = "mobilenetv2: + fused optimiser", "mobilenetv2: the product", "time in kernels"
+names = "mobilenetv2: batched augmentation", "mobilenetv2: + fused optimiser", "mobilenetv2: the product", "time in kernels"
 if set(names) <= set(on_gpu.index):
-    started, product, watched = (on_gpu.loc[name] for name in names)
+    batched, started, product, watched = (on_gpu.loc[name] for name in names)
     said = (
         f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast"
         f"{'' if started.day == product.day else ', on another day'}. "
@@ -523,7 +523,6 @@ if set(names) <= set(on_gpu.index):
         ratios = "; ".join(f"{name.split(':')[0]} {row.ratio:.1f} times as fast" for name, row in beside.iterrows())
         said += f"against one whose views are made meanwhile by two workers, the product was, for {ratios}."
     else:
-        batched = on_gpu.loc["mobilenetv2: batched augmentation"]
         said += f"against one whose views are made meanwhile by workers the product was not timed yet, and its gain is smaller: with views made on the GPU the plain step took {batched.ms:.1f} ms."
     judged = bench[(bench.group == "evaluation") & (bench.device == "cuda") & (bench.ratio < 1)]
     for row in judged.itertuples():
