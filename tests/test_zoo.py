@@ -13,6 +13,7 @@ from torchvision.models.vgg import make_layers
 from stkd_utils import compute, engine, models
 from stkd_utils.experiments import classification
 from stkd_utils.models.layers import resized
+from stkd_utils.models.shufflenetv2 import interleave
 
 SIZES = {  # parameters for 100 classes; what is known of the original's stands in book/ledger/networks.csv
     "alexnet": 2_495_396,
@@ -234,6 +235,19 @@ def test_a_depth_or_width_that_no_wide_network_has_is_refused_in_one_sentence(na
     assert not models.known(name)
     with pytest.raises(ValueError, match=rf"^There is no {name}: its depth is 6 n \+ 4, .*\.$"):
         models.build(name, 10)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_interleaving_is_torchs_shuffle_in_either_memory_format(layout):
+    draw = torch.Generator().manual_seed(0)
+    both = torch.randn(2, 10, 4, 3, generator=draw).contiguous(memory_format=layout).requires_grad_()
+    left, right = both.chunk(2, dim=1)  # the left one is a part of a map, as in the network
+    mixed = interleave(left, right.clone())
+    expected = nn.functional.channel_shuffle(both, 2)
+    assert torch.equal(mixed, expected) and mixed.is_contiguous(memory_format=layout)
+    weights = torch.randn(mixed.shape, generator=draw)
+    grads = [torch.autograd.grad((maps * weights).sum(), both)[0] for maps in (mixed, expected)]
+    assert torch.equal(*grads)
 
 
 def test_an_experiment_may_ask_for_any_wide_network():
