@@ -27,7 +27,7 @@ class Policy:
     Attributes
     ----------
     name : what experiments call the policy.
-    parameters : names of the settings that it needs, in the constructor's order.
+    parameters : names of the settings that it needs, numbers above 0, in the constructor's order.
     module : a torch.nn.Module with what the policy learns, or None.
     """
 

@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Diverged(RuntimeError):
-    """The loss became NaN or infinite; training stopped before that epoch was saved.
+    """A loss became NaN or infinite, and training stopped before that epoch was saved; or the answers after the last.
 
     ``records`` are those of the runs that `experiments` was asked for together with it and that ended well.
     """

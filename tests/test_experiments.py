@@ -1,9 +1,12 @@
 """Experiments: valid files, errors that name the key, runs that are recorded, reused and equal."""
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from stkd_utils import experiments, ledger, training
+from stkd_utils import experiments, ledger, temperature, training
 from stkd_utils.experiments import ExperimentError, methods, settings, tasks, together
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -52,7 +55,7 @@ def test_trap_P6_rivals_differ_in_nothing_but_the_temperature(name):
     method = experiments.load(name)["method"]
     fixed = name.replace("-stochastic", "-kd" if method == "kd" else "")
     random, fixed = experiments.load(name), experiments.load(fixed)
-    about_tau = "tau_policy", *settings.TAU
+    about_tau = "tau_policy", *settings.taus()
     assert without(random, *about_tau) == without(fixed, *about_tau)
     alone = experiments.load(f"{random['dataset']}/{random['model']}-base")
     of_teacher = *settings.TAUGHT, *tasks.of(random).TAUGHT, *methods.KEYS
@@ -173,6 +176,53 @@ def test_sweep_covers_seeds_and_grid_and_reuses(done, capsys):
 def test_run_ids_do_not_depend_on_the_order_of_keys():
     asked = experiments.resolve(STOCHASTIC, {})
     assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
+
+
+@pytest.mark.parametrize("whole, other", [
+    ({"tau": 4}, {"tau": 4.0}), ({"rotation_degrees": 0}, {"rotation_degrees": -0.0}),
+    ({"milestones": [0, 0.5, 1]}, {"milestones": [0.0, 0.5, 1.0]}),
+])  # fmt: skip
+def test_numbers_that_are_equal_ask_for_one_run(whole, other):
+    one, two = (experiments.resolve("digits/resnet18-mobilenetv2-kd", change) for change in (whole, other))
+    assert settings.digest(one) == settings.digest(two)
+    assert one["flip"] is two["flip"] is False, "a truth value became a number"
+
+
+def test_a_number_too_large_for_tensors_as_an_int_stays_a_float():
+    assert isinstance(experiments.resolve(STOCHASTIC, {"lr": 1e30})["lr"], float)
+
+
+def test_a_policy_with_a_parameter_of_its_own_is_one_class(done, monkeypatch):
+    monkeypatch.setattr(temperature, "POLICIES", dict(temperature.POLICIES))
+
+    class Cooling(temperature.Policy):
+        name = "cooling"
+        parameters = ("tau_first",)
+
+        def __init__(self, first, seed=0):
+            super().__init__(seed)
+            self.first = first
+
+        def _next(self):
+            return self.first / (1 + len(self.draws))
+
+    options = {**TINY, "batch_size": 32, "tau_policy": "cooling"}
+    run = experiments.run(STOCHASTIC, seed=1, runs=done[0], tau_first=8, **options)
+    assert run.taus.tau.tolist() == [8, 4] and "tau_low" not in run.record["asked"]
+    with pytest.raises(ExperimentError, match="'tau_first' is unused, tau_policy 'stochastic' does not read it"):
+        experiments.resolve(STOCHASTIC, {"tau_first": 8})
+    with pytest.raises(ExperimentError, match="the key 'tau_first' is missing"):
+        experiments.resolve(STOCHASTIC, {"tau_policy": "cooling"})
+    with pytest.raises(ExperimentError, match="unknown key 'tau_frist'; did you mean 'tau_first'"):
+        experiments.resolve(STOCHASTIC, {"tau_policy": "cooling", "tau_frist": 8})
+
+
+@pytest.mark.parametrize("peer, valid", [("peer1", True), ("peer10", True), ("peer0", False), ("peer01", False)])
+def test_a_record_may_hold_any_number_of_peers(done, tmp_path, peer, valid):
+    one = copy.deepcopy(done[1].record)
+    one["result"]["last"] |= {f"val_{peer}_accuracy": 0.5, f"val_{peer}_loss": 1.0}
+    with nullcontext() if valid else pytest.raises(ledger.LedgerError, match=f"val_{peer}_"):
+        ledger.write(one, tmp_path / "record.json")
 
 
 @pytest.mark.gpu

@@ -76,6 +76,18 @@ def test_what_is_no_halving_is_refused(stops, keep):
         experiments.halving(KD, seed=3, taus=TAUS, stops=stops, keep=keep, **OPTIONS)
 
 
+@pytest.mark.parametrize("key, values", [("lr", [0.01, 0.05]), ("epochs", [5, 6]), ("milestones", [[0.5], [0.6]])])
+def test_a_grid_of_anything_but_tau_is_refused_before_anything_is_trained(tmp_path, key, values):
+    with pytest.raises(ExperimentError, match=f"over tau alone; give '{key}' one value instead of .*[.]$"):
+        experiments.halving(KD, seed=3, taus=TAUS, stops=(1, 2), runs=tmp_path, **{**OPTIONS, key: values})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_list_that_is_a_valid_value_is_none(tmp_path):
+    kept, _ = experiments.halving(KD, seed=3, taus=[2], stops=[1], runs=tmp_path, milestones=[0.5], **OPTIONS)
+    assert kept.record["asked"]["milestones"] == [0.5]
+
+
 @pytest.mark.parametrize("stops", [(1, 5), (2, 9), (0, 1)])
 def test_a_stop_outside_of_the_schedule_is_refused_before_anything_is_trained(halved, stops, tmp_path):
     with pytest.raises(ExperimentError, match="stops from epoch 1 to 4 of 5; got"):

@@ -46,7 +46,7 @@ def test_trap_S3_temperature_of_a_base_experiment_is_an_error():
     "key, value",
     [("lr", "fast"), ("lr", -1), ("epochs", 0), ("epochs", 1.5), ("flip", 1), ("model", "resnet19"),
      ("tau_low", 0), ("batch_size", 1), ("milestones", [0.8, 0.3]), ("dataset", "cifar"), ("tau_policy", "random"),
-     ("val_fraction", 0), ("train_limit", 1),
+     ("val_fraction", 0), ("train_limit", 1), ("method", ["kd", "mse"]), ("tau_policy", ["fixed"]),
      ("soft_weight", float("nan")), ("width", True)],
 )  # fmt: skip
 def test_bad_value_names_key_and_value(key, value):
@@ -89,6 +89,12 @@ def test_teacher_of_another_data_set_is_refused(tmp_path):
 def test_teacher_that_is_a_student_is_refused(tmp_path):
     with pytest.raises(ExperimentError, match="is of method kd; name a base experiment"):
         experiments.run(STOCHASTIC, runs=tmp_path, teacher=STOCHASTIC, **TINY)
+
+
+@pytest.mark.parametrize("key", ["method", "tau_policy", "dataset"])
+def test_a_list_where_one_value_is_needed_is_refused(key):
+    with pytest.raises(ExperimentError, match=f"'{key}' is .*; it must be"):
+        experiments.resolve(STOCHASTIC, {key: ["kd", "mse"]})
 
 
 def test_overriding_the_policy_drops_the_temperatures_it_does_not_read():

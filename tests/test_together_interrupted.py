@@ -1,5 +1,6 @@
 """A shared pass that is killed, or that one student cannot finish: it goes on where it was, and nothing is lost."""
 
+import math
 import os
 import signal
 import subprocess
@@ -98,6 +99,28 @@ def test_a_student_that_diverges_does_not_stop_the_others(tmp_path):
     alone = experiments.sweep(KD, lr=[0.1, 0.05], runs=tmp_path / "alone", **options)
     found = experiments.sweep(KD, lr=[0.1, 0.05], together=True, runs=tmp_path / "all", **options)
     assert not any(run.new for run in found) and all(equal(*both) for both in zip(found, alone, strict=True))
+
+
+def test_a_student_whose_answers_are_no_numbers_does_not_stop_the_others(tmp_path):
+    """Its only loss is taken before its only update, so that nobody notices before the test split is read."""
+    options = {**QUIET, "tau": 4, "train_limit": 32, "epochs": 1}
+    for _ in range(2):
+        with pytest.raises(Diverged, match="^digits_.*, last epoch: The network's answers to .* lower lr") as caught:
+            experiments.sweep(KD, seeds=[3], lr=[1e30, 0.05], together=True, runs=tmp_path, **options)
+        assert [record["asked"]["lr"] for record in caught.value.records] == [0.05]
+        assert "\n" not in str(caught.value) and caught.value.records[0]["id"] not in str(caught.value)
+
+
+def test_a_student_whose_record_would_hold_no_numbers_does_not_stop_the_others(tmp_path, monkeypatch):
+    tested = together._test
+
+    def broken(plan, *rest):
+        return tested(plan, *rest) | ({"val_loss": math.inf} if plan.asked["lr"] == 0.1 else {})
+
+    monkeypatch.setattr(together, "_test", broken)
+    with pytest.raises(Diverged, match="^digits_.*: NaN or Inf in val_loss; lower lr and start again.$") as caught:
+        experiments.sweep(KD, seeds=[3], tau=4, lr=[0.1, 0.05], together=True, runs=tmp_path, **QUIET)
+    assert [record["asked"]["lr"] for record in caught.value.records] == [0.05]
 
 
 # where a run begins that was asked for before with an earlier end

@@ -4,7 +4,7 @@ import math
 
 from ..procedures import rank
 from . import settings
-from .running import resolved, sweep
+from .running import lists, resolved, sweep
 
 
 def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
@@ -16,9 +16,12 @@ def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
 
     ``records`` has one record per tau, of as far as it got: that of a continued run holds the cost of all its epochs,
     so that a `procedures.Procedure` of these records pays for every epoch once. ``options`` as in `sweep`, such as
-    ``together=True``. Raises ExperimentError for ``stops`` or ``keep`` that make no halving, before anything is
-    trained, and as `sweep`. Jamieson and Talwalkar 2016, algorithm 1. Introduced in notebook 09.
+    ``together=True``, but each of one value. Raises ExperimentError for ``options``, ``stops`` or ``keep`` that make no
+    halving, before anything is trained, and as `sweep`. Jamieson and Talwalkar 2016, algorithm 1. Introduced in
+    notebook 09.
     """
+    for key, values in lists(name, options).items():
+        raise settings.ExperimentError(f"Halving is over tau alone; give '{key}' one value instead of {values!r}.")
     epochs = {key: value for key, value in options.items() if key == "epochs"}
     _check(stops, keep, resolved(name, profile, epochs)["epochs"])
     left, records = list(taus), {}

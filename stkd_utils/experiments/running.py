@@ -53,8 +53,7 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
     forward pass per batch for all; several seeds need one ``data_seed`` for that. Each run ends as if trained alone.
     Raises ExperimentError for runs that cannot share a pass, and as `run`.
     """
-    known = settings.keys(settings.load(name))
-    varied = {key: value for key, value in grid.items() if _is_list(value, known.get(key))}
+    varied = lists(name, grid)
     fixed = {key: value for key, value in grid.items() if key not in varied}
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     if together:
@@ -73,9 +72,11 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
     return done
 
 
-def _is_list(value, known):
-    """Whether ``value`` is a list of values, and not one value of a key; ``known`` is that key's, or None."""
-    return isinstance(value, (list, tuple)) and not (known and known[0](value))
+def lists(name, grid):
+    """Those of ``grid`` that are lists of values, and not themselves a valid value of experiment ``name``: a dict."""
+    known = settings.keys(settings.load(name))
+    found = {key: value for key, value in grid.items() if isinstance(value, (list, tuple))}
+    return {key: value for key, value in found.items() if not (key in known and known[key][0](value))}
 
 
 def _runs(wanted, profile, *, runs=None, **options):

@@ -45,8 +45,7 @@ TAUGHT = {
     "teacher_stop_after": (lambda v: v is None or count(v) and v > 0, "an epoch of the teacher, or null for its last"),
 }
 POLICY = {"tau_policy": (one_of(temperature.names), "a temperature policy")}
-TAU = {key: (positive, "a temperature above 0") for key in ("tau", "tau_low", "tau_high")}
-KEYS = [*COMMON, *TAUGHT, *POLICY, *TAU, *methods.KEYS, *(k for t in tasks.TASKS.values() for k in t.KEYS | t.TAUGHT)]
+KEYS = [*COMMON, *TAUGHT, *POLICY, *methods.KEYS, *(k for t in tasks.TASKS.values() for k in t.KEYS | t.TAUGHT)]
 KEYS += [key for task in tasks.TASKS.values() for own in task.DATASET_KEYS.values() for key in own]
 # keys that need not be set: null asks for the same as leaving them out, and a run's settings hold neither
 OPTIONAL = ("compiled", "teacher_stop_after", "train_fraction")
@@ -84,25 +83,26 @@ def resolve(name, overrides):
     """Settings of an experiment after ``overrides`` (a dict), validated and complete: `DEFAULTS` fill what nobody set.
 
     Overriding ``tau_policy`` drops the temperatures that the new policy does not read, unless they are overridden too.
-    A key of `OPTIONAL` that is null is left out, so that the id of a run does not depend on keys that came later.
+    A key of `OPTIONAL` that is null is left out, so that the id of a run does not depend on keys that came later, and
+    whole numbers are ints, so that it does not depend on how they were written (4, 4.0).
     """
     settings = load(name)
     for key in overrides:
         check_key(key, name)
     if "tau_policy" in overrides:
-        kept = _tau_keys(overrides)
-        settings = {key: value for key, value in settings.items() if key not in TAU or key in kept}
+        kept = tau_keys(overrides)
+        settings = {key: value for key, value in settings.items() if key not in taus() or key in kept}
     settings = {**settings, **overrides}
     validate(settings, name)
     defaults = _defaults(settings)
-    settings = {key: value for key, value in settings.items() if value is not None or key not in OPTIONAL}
+    settings = {key: _plain(value) for key, value in settings.items() if value is not None or key not in OPTIONAL}
     return {**{key: defaults[key] for key in _read(settings) if key in defaults}, **settings}
 
 
 def check_key(key, where):
     """Raise ExperimentError, which says ``where``, if no experiment has the ``key``."""
-    if key not in KEYS:
-        raise ExperimentError(f"{where}: unknown key '{key}'{_nearest(key, KEYS)}")
+    if key not in (known := [*KEYS, *taus()]):
+        raise ExperimentError(f"{where}: unknown key '{key}'{_nearest(key, known)}")
 
 
 def validate(settings, file):
@@ -127,10 +127,6 @@ def validate(settings, file):
                 f"{file}: the key '{key}' is unused, {reader} '{settings[reader]}' does not read it: "
                 f"remove it{_nearest(key, needed)}"
             )
-    if "tau_low" in needed and settings["tau_low"] >= settings["tau_high"]:
-        raise ExperimentError(
-            f"{file}: 'tau_low' must be below 'tau_high'; got {settings['tau_low']} and {settings['tau_high']}."
-        )
     _check_policy(settings, file)
     stop = settings.get("stop_after")
     if stop is not None and stop >= settings["epochs"]:
@@ -141,7 +137,7 @@ def _check_policy(settings, file):
     """Let the temperature policy itself judge its temperatures, now and not after the teacher was trained."""
     if tasks.method(settings).temperature:
         try:
-            temperature.build(settings["tau_policy"], seed=0, **{key: settings[key] for key in TAU if key in settings})
+            temperature.build(settings["tau_policy"], seed=0, **{key: settings[key] for key in tau_keys(settings)})
         except ValueError as error:
             raise ExperimentError(f"{file}: {error}") from error
 
@@ -149,6 +145,13 @@ def _check_policy(settings, file):
 def digest(settings):
     """Hash (64 hex digits) of what is asked: equal settings give equal hashes, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _plain(value):
+    """``value`` with ints for whole floats, also in a list; those too large for a tensor's int stay."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _once(pairs, file):
@@ -164,7 +167,18 @@ def keys(settings):
     task = tasks.of(settings)
     method = {"method": (one_of(lambda: sorted(task.METHODS)), "a method")}
     own = {key: methods.KEYS[key] for one in task.METHODS.values() for key in (*one.keys, *one.further)}
-    return COMMON | method | task.KEYS | tasks.own(settings) | TAUGHT | task.TAUGHT | POLICY | TAU | own
+    return COMMON | method | task.KEYS | tasks.own(settings) | TAUGHT | task.TAUGHT | POLICY | taus() | own
+
+
+def taus():
+    """key -> (test, what is valid), of the parameters of all temperature policies there are now."""
+    return {key: (positive, "a number above 0") for one in temperature.POLICIES.values() for key in one.parameters}
+
+
+def tau_keys(settings):
+    """The keys that the temperature policy of ``settings`` reads; none where it is not known."""
+    policy = temperature.POLICIES.get(str(settings.get("tau_policy")))
+    return policy.parameters if policy else ()
 
 
 def _defaults(settings):
@@ -178,7 +192,7 @@ def _read(settings):
     common = [key for key in (*COMMON, *task.KEYS, *tasks.own(settings)) if not (adam and key == "momentum")]
     method = tasks.method(settings)
     taught = [key for key in (*TAUGHT, *task.TAUGHT) if not (method.features and key == "stored_teacher")]
-    softened = [*POLICY, *_tau_keys(settings)] if method.temperature else []
+    softened = [*POLICY, *tau_keys(settings)] if method.temperature else []
     return [*common, *(taught if method.teacher else []), *softened, *method.keys, *method.further]
 
 
@@ -186,14 +200,9 @@ def _reader(key, settings):
     """The key whose value is why ``key`` is not read."""
     if key not in keys(settings):
         return "dataset"
-    if key in TAU and tasks.method(settings).temperature:
+    if key in taus() and tasks.method(settings).temperature:
         return "tau_policy"
     return "optimiser" if key == "momentum" else "method"
-
-
-def _tau_keys(settings):
-    policy = settings.get("tau_policy")
-    return temperature.POLICIES[policy].parameters if policy in temperature.POLICIES else ()
 
 
 def _nearest(word, known):

@@ -29,7 +29,7 @@ def of(asked):
 def method(asked):
     """The `methods.Method` of the settings ``asked``; that of "base" where they name none that exists."""
     known = of(asked).METHODS
-    return known.get(asked.get("method"), known["base"])
+    return known.get(str(asked.get("method")), known["base"])
 
 
 def own(asked):

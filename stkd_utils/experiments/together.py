@@ -55,16 +55,19 @@ def finish(plans, *, progress=None, intensity="world", save_seconds=10.0, tensor
         who += f" {len(plans)} students" if len(plans) > 1 else f" seed {plans[0].seed}"
         watched = {plan.folder: trainer for plan, trainer in zip(plans, trainers, strict=True)} if tensorboard else {}
         with Progress(who, trainers[0].last_epoch, progress) as show, scalars.watched(watched) as write:
-            diverged = None
+            diverged = []
             try:
                 train(trainers, carbon.Meter(intensity=intensity), on_epoch=lambda rows: (show(_mean(rows)), write()))
             except Diverged as error:
-                diverged = error
+                diverged.append(str(error))
         for plan, trainer, start in zip(plans, trainers, starts, strict=True):
             if not trainer.diverged:
-                _conclude(plan, trainer, start | {"started": started})
+                try:
+                    _conclude(plan, trainer, start | {"started": started})
+                except Diverged as error:  # its last update spoilt it
+                    diverged.append(str(error))
         if diverged:
-            raise diverged
+            raise Diverged("\n".join(diverged))
 
 
 def _silent(*_):
@@ -123,7 +126,7 @@ def _policy(plan):
     """The temperature policy of a plan, None for a method without a temperature."""
     if not tasks.method(plan.asked).temperature:
         return None
-    taus = {key: plan.asked[key] for key in settings.TAU if key in plan.asked}
+    taus = {key: plan.asked[key] for key in settings.tau_keys(plan.asked)}
     return temperature.build(plan.asked["tau_policy"], seed=plan.seed, **taus)
 
 
@@ -182,6 +185,7 @@ def _conclude(plan, trainer, start):
         row = fit.history[fit.chosen_epoch - 1]  # the test split is not read twice for one and the same network
         chosen = row is not fit.history[-1]
         result["chosen"] = _test(plan, trainer, "chosen", fit.chosen_weights, row) if chosen else result["last"]
+    _check_finite(plan, [*fit.history, *result.values()])
     shape = {"classes": dataset.classes, "channels": dataset.channels}
     checkpoint.save({"last": last, "chosen": fit.chosen_weights, **shape}, plan.folder / "weights.pt")
     draws = {"tau": trainer.objective.policy.draws if trainer.objective.policy else []}
@@ -192,6 +196,12 @@ def _conclude(plan, trainer, start):
     ledger.write(recording.record(plan.head() | start, trainer, result), plan.record_path)
     if not plan.asked["stop_after"]:
         checkpoint.remove(plan.checkpoint_path)
+
+
+def _check_finite(plan, rows):
+    numbers = [(key, value) for row in rows for key, value in row.items() if isinstance(value, float)]
+    if broken := dict.fromkeys(key for key, value in numbers if not math.isfinite(value)):
+        raise Diverged(f"{plan.id}: NaN or Inf in {', '.join(broken)}; lower lr and start again.")
 
 
 def _test(plan, trainer, epoch, weights, row):
