@@ -46,9 +46,8 @@ def autocast(device, precision):
 
     Weights, gradients and batch statistics stay float32; convolutions and matrix products run in bfloat16, and so
     do the logits: make them float32 before the loss. On a CPU two kinds of depthwise convolution take another way to
-    the same answer, because the gradient of the plain one has no fast kernel and takes 10 to 100 times as long: on a
-    map smaller than the kernel, and in bfloat16 with a stride. Raises ValueError as `resolve`. Introduced in notebook
-    09.
+    the same answer, because the gradient of the plain one has no fast kernel: on a map smaller than the kernel, and in
+    bfloat16 with a stride. Raises ValueError as `resolve`. Introduced in notebook 09.
     """
     kind, low = torch.device(device).type, resolve(precision, device) == "bfloat16"
     detours = _Depthwise(thinned=low) if kind == "cpu" else nullcontext()
@@ -68,10 +67,10 @@ class _Depthwise(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         # the seven arguments that torch.nn.Conv2d gives: images, weight, bias, stride, padding, dilation, groups
-        if func is not torch.conv2d or len(args) < 7 or args[6] == 1 or isinstance(args[4], str):
+        if func is not torch.conv2d or len(args) < 7 or not 1 < args[6] == args[0].shape[1] or isinstance(args[4], str):
             return func(*args, **(kwargs or {}))
         images, weight, bias, (down, across), (above, beside), *rest = args
-        if rest[-1] == images.shape[1] and min(images.shape[2:]) < max(weight.shape[2:]) and above + beside:
+        if min(images.shape[2:]) < max(weight.shape[2:]) and above + beside:
             images, above, beside = F.pad(images, (beside, beside, above, above)), 0, 0
         thin = self.thinned and max(down, across) > 1
         maps = func(images, weight, bias, (1, 1) if thin else (down, across), (above, beside), *rest)

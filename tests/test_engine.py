@@ -1,5 +1,6 @@
 """The fast teacher gives the teacher's logits, precision is a switch, and nothing that was given is changed."""
 
+import time
 from contextlib import nullcontext
 from copy import deepcopy
 
@@ -201,14 +202,20 @@ def test_a_map_padded_first_has_the_same_convolution_and_gradients(size, options
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "layer", [nn.Conv2d(8, 8, 3, padding="same", groups=8), nn.Conv2d(8, 16, 3, padding=1, groups=2)]
+    "layer",
+    [nn.Conv2d(8, 8, 3, padding="same", groups=8), *(nn.Conv2d(8, 16, 3, stride, 1, groups=2) for stride in (1, 2))],
 )
-def test_other_grouped_convolutions_are_left_alone(layer):
+def test_other_grouped_convolutions_are_left_alone(layer, precision):
     maps = torch.randn(2, 8, 2, 2, generator=torch.Generator().manual_seed(0))
-    wanted = layer(maps)
-    with engine.autocast("cpu", "float32"):
-        torch.testing.assert_close(layer(maps), wanted)
+    with engine.autocast("cpu", precision):
+        found = layer(maps)
+    rounding = {"rtol": 0.02, "atol": 0.02} if precision == "bfloat16" else {}
+    torch.testing.assert_close(found.float(), layer(maps), **rounding)
+    with Convolutions() as convolutions:
+        found.float().sum().backward()
+    assert convolutions.seen == {(True, layer.stride[0], found.dtype)}, "computed without its stride"
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 2), (7, 2), (9, 3), (8, (2, 1))])
@@ -257,6 +264,22 @@ def test_compiling_is_a_switch_that_leaves_run_ids_and_answers_alone(monkeypatch
     assert len(compiled_ones) == 2 and compiled.record["asked"]["compiled"] is True  # teacher and student
     assert compiled.record["history"] == plain.record["history"]
     assert compiled.record["result"] == plain.record["result"]
+    torch.compiler.reset()
+
+
+def test_the_time_of_compiling_is_part_of_the_bill(monkeypatch, on_cpu, tmp_path):
+    compile_, compiled = torch.nn.Module.compile, []
+
+    def slowly(graph, inputs):
+        compiled.append(graph)
+        if len(compiled) == 1:
+            time.sleep(2.0)
+        return graph
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_(self, backend=slowly))
+    options = {"profile": "smoke", "progress": "none", "train_limit": 64, "batch_size": 32, "val_limit": 32}
+    record = experiments.run("digits/mobilenetv2-base", runs=tmp_path, compiled=True, epochs=1, **options).record
+    assert compiled and record["cost"]["train"]["seconds"] > 2.0
     torch.compiler.reset()
 
 
