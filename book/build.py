@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package, when it is not installed
 
-from stkd_utils import notebooks  # noqa: E402
+from stkd_utils import environment, notebooks  # noqa: E402
 
 TOOLS = ("jupyter-book", "Sphinx", "sphinx-book-theme", "myst-nb")
 
@@ -22,8 +22,10 @@ def digest(profile):
     files = [ROOT / "_config.yml", ROOT / "_toc.yml"]
     files += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     files += [path for path in (ROOT / "stkd_utils").rglob("*") if path.suffix in (".py", ".json")]
+    files += (ROOT / "notebooks").glob("*.ipynb")  # downloads, and what executed copies are held against
     files += [path for path in _executed(profile).glob("*") if path.name != "report.json"]
-    found = hashlib.sha256(json.dumps([importlib.metadata.version(name) for name in TOOLS]).encode())
+    versions = [*map(importlib.metadata.version, TOOLS), environment.packages()]
+    found = hashlib.sha256(json.dumps(versions).encode())
     for path in sorted(files):
         found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()

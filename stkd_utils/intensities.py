@@ -48,10 +48,9 @@ def _countries():
 
 
 INTENSITIES = {
+    **_countries(),  # first, so that no table replaces a name below
     "world": Intensity(445.0, "IEA, Electricity 2025; the default of carbontracker 2.4", "2024"),
     "eu-2017": Intensity(294.2060978, "EEA, EU-28 average; the default of carbontracker 1.x in 2020-2022", "2017"),
-    "bangladesh": Intensity(691.411, "codecarbon 3.3.2, its global energy mix", "2023"),
-    **_countries(),
 }
 """Known intensities by name: the world, the EU of 2017 (the paper's probable default), and countries in lower case."""
 

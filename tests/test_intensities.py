@@ -1,6 +1,7 @@
 """Carbon intensities: values, sources, and how one is asked for."""
 
 import math
+import runpy
 
 import pytest
 
@@ -24,6 +25,15 @@ def test_the_world_average_is_carbontrackers():
 
     assert WORLD.g_per_kwh == constants.WORLD_AVG_CARBON_INTENSITY
     assert WORLD.date == str(constants.WORLD_AVG_CARBON_INTENSITY_YEAR)
+
+
+def test_the_default_of_every_receipt_is_its_own_whatever_the_table_has(monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = ["Entity,Year,Carbon intensity of electricity (gCO2eq/kWh)", "World,2031,1", "EU-2017,2031,2", "Chad,2031,3"]
+    (tmp_path / "data" / "carbon-intensities.csv").write_text("\n".join(rows))
+    monkeypatch.setattr(intensities.resources, "files", lambda name: tmp_path)
+    found = runpy.run_path(intensities.__file__)["INTENSITIES"]
+    assert [found[name].g_per_kwh for name in ("world", "eu-2017", "chad")] == [445, 294.2060978, 3]
 
 
 def test_an_intensity_is_set_by_name_number_or_object():
