@@ -20,7 +20,7 @@
 # 1. divide a data set so that its test part stays honest, and see what augmentation does to an image;
 # 2. compare three networks by parameters, MACs and FLOPs;
 # 3. train them by a schedule that is data, over several seeds;
-# 4. explain why the test part is read once, and measure what reading it more often would flatter;
+# 4. explain why the test part is read only after training, and measure how much choosing by it would flatter;
 # 5. report accuracy and cost with intervals, and tell computation from time at inference.
 #
 # **You need**
@@ -105,7 +105,7 @@ dataset = data.load(asked["dataset"], **{key: asked[key] for key in keys})
 rows = [
     ("train", len(dataset.train), "learns the weights"),
     ("validation", len(dataset.val), "looked at after every epoch; decides"),
-    ("test", len(dataset.test), "looked at once, after training; reported"),
+    ("test", len(dataset.test), "read only after training; reported"),
 ]
 splits = pd.DataFrame(rows, columns=["part", "images", "use"])
 shape = f"{dataset.channels} × {dataset.size} × {dataset.size}"
@@ -422,14 +422,14 @@ Markdown(
 )
 
 # %% [markdown]
-# The rule of this book follows: validation decides, and the test part is read once, after training.
-# It is read for the last epoch, which nobody chose, and for the epoch that validation chose.
+# The rule of this book follows: validation decides, and the test part is read only after training.
+# It is read for the last epoch, which nobody chose, and, where that is another one, for the epoch that validation chose.
 # The last epoch is the one that tables report.
 
 # %% [markdown]
 # ## 5. Accuracy and cost
 #
-# The test part, read once per run:
+# The test part, as read after training:
 
 # %% mystnb={"image": {"alt": "Three rows of dots with intervals, one per network: test accuracy of every run after the last epoch, with the mean over seeds and its 95 % interval."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds, and its 95 % interval.", "name": "fig-accuracy"}}
 table = ledger.table([run.record for group in runs.values() for run in group])

@@ -366,7 +366,7 @@ plots.tau_curve(pd.concat(shown, ignore_index=True), value="val_map50");
 
 # %% [markdown]
 # Each seed keeps the $\tau$ that is highest there for itself.
-# Its test mAP is then read once, and set beside those of the other ways, in the next table.
+# Its test mAP, read only now, is set beside those of the other ways, in the next table.
 # The three scores are of the runs that are kept, after the last epoch; *computation* and *energy* are of all runs that a way needs, relative to the stochastic one (energy in time, where none was seen).
 
 # %%
@@ -455,7 +455,7 @@ table(rows, f"Stochastic τ minus each, n = {len(scale.seeds)}; margin ± {100 *
 # Pictures persuade more than they prove, so they are chosen by a rule, not by eye.
 # A network that has trained little gives low scores, right or wrong, and one threshold for all would show its scores and not its boxes.
 # So each network shows its surest boxes, as many over all *validation* images as there are objects; the pictures are those on which teacher, student alone and student with random $\tau$ differ most in the number of objects that they find with them.
-# The test split has been read once, for the scores above, and is not opened for this.
+# The test split has been read for the scores above, and is not opened for this.
 
 # %%
 def surest(found, number):

@@ -4,8 +4,9 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
 
 * data: `sources` (which data sets there are) and `readers`, `data`, `splits`, `augmentation`
 * networks: `models`; `compute` counts what they cost, `quantise` and `inference` what using them costs
-* losses, pure functions: `losses`, `teacher_free`, `rectification`, `contrastive`, `mutual`; of `temperature` their tau
-* one step: `objectives` (what a student learns from a batch), `engine` (how fast), `stored` (answers kept on disk)
+* losses, pure functions: `losses`, `teacher_free`, `rectification`; of `temperature` their tau
+* one step: `objectives` (what a student learns from a batch; those with modules of their own: `contrastive`,
+  `mutual`), `engine` (how fast), `stored` (answers kept on disk)
 * a training, with its `protocol`, `validation`, `metrics`, `checkpoint`, `seeding`, `sharing`, `progress`,
   `scalars`; `profiling` stands on it and says where the time goes
 * energy: `carbon` (the meter), `hardware`, `counters`, `intensities`, `receipt`
@@ -13,6 +14,7 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
 * what runs say: `ledger` and `ledger_files` (rows), `procedures` (ways to a student), `stats` (intervals)
 * pages, beside their execution: `plots`, `reliability`, `slider`, `tables`
 * the command line: ``__main__`` and `catalogue`
+* a benchmark belongs in tests/bench, outside the package
 """
 
 __version__ = "0.1.0"

@@ -24,7 +24,7 @@ def own_folder():
 
 
 def check(row, kind="record"):
-    """Raise `LedgerError`, one sentence, unless ``row`` is a valid "record" of a run or "execution" of a notebook."""
+    """Raise `LedgerError`, one sentence, unless ``row`` is a valid ``kind``: "record", "execution" or "benchmark"."""
     errors = sorted(_validator(kind).iter_errors(row), key=lambda error: [str(part) for part in error.absolute_path])
     if errors:
         name = row.get("id") or row.get("notebook") or row.get("name") if isinstance(row, dict) else None

@@ -107,7 +107,7 @@ def quantity(value, units):
 
 
 def duration(seconds):
-    """``seconds`` as people say it: "12.3 s" below two minutes, then "5 min 3 s", "2 h 05 min"."""
+    """``seconds`` as people say it: "12.3 s" below two minutes, then "5 min 03 s", "2 h 05 min"."""
     if seconds < 119.5:
         return quantity(seconds, TIME)
     minutes, rest = divmod(round(seconds), 60)

@@ -111,8 +111,7 @@ class Chain(nn.Sequential):
     normalisation, with or without an activation, gives to a convolution, and what a depthwise convolution, which takes
     few products for each number, gives to a batch normalisation. That is so in training on a CPU, where gradients
     are the same, too, but there is no second derivative. In training on a GPU it keeps all maps, but adds no bias to
-    one that is to be normalised: the kernels for biases took a fifth of MobileNetV2's recorded step on an H200. Such a
-    bias has no gradient, and stays as it is.
+    one that is to be normalised: that saves the kernels for biases. Such a bias has no gradient, and stays as it is.
     """
 
     def forward(self, x):
