@@ -77,6 +77,9 @@ def main(arguments=None):
         work(agenda())
     except TimeIsUp:
         print("The minutes are over; the same command continues from the last checkpoint.")
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
     except (data.DataError, experiments.ExperimentError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from .training import Trainer, advance
 
 PARTS = ("augmentation", "teacher", "student forward", "loss", "backward", "optimiser")
 BATCHES = 16  # of random images
+AUGMENTATION = data.Augmentation(4, True, 15.0)  # the paper's
 
 
 class Step:
@@ -41,7 +42,7 @@ class Step:
         self.batch, self.device, self.precision = batch, torch.device(device), precision
         self.images = torch.randint(0, 256, (batch, channels, size, size), generator=draw, dtype=torch.uint8).to(device)
         self.labels = torch.randint(0, classes, (batch,), generator=draw).to(device)
-        self.moves, self.augmentation = draw, data.Augmentation(4, True, 15.0)
+        self.moves, self.augmentation = draw, AUGMENTATION
         self.mean = self.std = torch.full((channels,), 0.5, device=device)
         shape = {"channels": channels, "width": width}
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -100,19 +101,20 @@ class Pass:
     classes, size, batch, width : shape of the task (``size`` in pixels) and the width of all networks.
     device, precision : where and how it computes; ``precision`` as in `engine.resolve`.
     dataset : a `data.Dataset` to learn from; None for random images.
+    augmentation : how its views are made, a `data.Augmentation`.
 
     ``trainers`` are its `Trainer` objects, ``batch`` the number of its images. Introduced in notebook 09.
     """
 
     def __init__(
         self, student="mobilenetv2", *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu",
-        precision="auto", dataset=None,
+        precision="auto", dataset=None, augmentation=AUGMENTATION,
     ):  # fmt: skip
         self.dataset, self.device, self.batch = dataset or _random(classes, size, batch, device), device, batch
         self.batches = self._batches()
         network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
         teacher = Teacher(engine.frozen(network, precision, device))
-        self.augmentation = data.Augmentation(4, True, 15.0)
+        self.augmentation = augmentation
         self.trainers = [self._trainer(student, seed, teacher, width, precision) for seed in range(students)]
         self.lanes = engine.Lanes(students, device)
         for trainer in self.trainers:

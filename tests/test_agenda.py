@@ -1,10 +1,15 @@
 """What a GPU would do, in which order, and what happens where there is none."""
 
+import os
+import signal
+from functools import partial
+
 import agenda
 import pytest
 import torch
 
 from stkd_utils import checkpoint, experiments, ledger
+from stkd_utils.experiments import together
 
 
 def test_the_most_telling_comes_first():
@@ -76,6 +81,45 @@ def test_a_finished_run_is_a_row_at_once_and_an_interrupted_item_continues(tmp_p
     assert not problems
     assert [record["experiment"] for record in records] == [name for wanted in todo for name, *_ in wanted]
     assert records[1]["cost"]["train"]["seconds"] < records[2]["cost"]["train"]["seconds"]  # no teacher, smaller share
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGALRM does not exist on Windows")
+@pytest.mark.parametrize("stop", ["minutes", "Ctrl-C"])
+def test_training_that_is_cut_off_is_said_and_continues(stop, tmp_path, monkeypatch, capsys, on_cpu):
+    monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
+    (tmp_path / "ledger").mkdir()
+    item = [("digits/mobilenetv2-base", seed, {"data_seed": 0, "epochs": 3}) for seed in (0, 1)]
+    monkeypatch.setattr(agenda, "default_device", lambda: "cuda")  # it says that there is one, and trains on the CPU
+    monkeypatch.setattr(agenda, "agenda", lambda: [item])
+    monkeypatch.setattr(agenda, "work", partial(agenda.work, profile="smoke", progress="none"))
+    monkeypatch.setattr(agenda.data, "read", lambda *args, **options: None)
+    monkeypatch.setattr(experiments, "side_by_side", partial(experiments.side_by_side, save_seconds=0))
+    epochs, mean = [], together._mean
+
+    def cut_off_after_the_second_epoch(rows):
+        epochs.append(rows[0]["epoch"])
+        if epochs == [1, 2]:
+            signal.raise_signal(signal.SIGALRM if stop == "minutes" else signal.SIGINT)
+        return mean(rows)
+
+    monkeypatch.setattr(together, "_mean", cut_off_after_the_second_epoch)
+    said = capsys.readouterr
+    assert agenda.main(["--minutes", "30"]) == (0 if stop == "minutes" else 130)
+    assert "the same command continues from the last checkpoint." in "".join(said()).lower()
+    assert ledger.load()[0] == [] and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert agenda.main([]) == 0
+    records, problems = ledger.load()
+    assert not problems and [(record["seed"], record["resumed"]) for record in records] == [(0, 1), (1, 1)]
+    assert epochs == [1, 2, 3]
+
+
+def test_the_minutes_are_those_that_were_given(monkeypatch):
+    given = []
+    monkeypatch.setattr(agenda, "default_device", lambda: "cuda")
+    monkeypatch.setattr(agenda.data, "read", lambda *args, **options: agenda._stop())
+    monkeypatch.setattr(agenda.signal, "setitimer", lambda which, seconds: given.append(seconds))
+    assert agenda.main(["--minutes", "2.5"]) == 0 and given == [150, 0]
 
 
 def test_the_end_of_the_minutes_is_not_taken_for_an_error(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """The benchmarks run, are recorded whole, and keep what they promise; the step stays within its memory."""
 
+import ast
 import json
+import math
 import os
 import subprocess
 import sys
@@ -8,8 +10,11 @@ from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from stkd_utils import engine, environment
+from stkd_utils import engine, environment, profiling
+
+SMALL = {"classes": 10, "size": 16, "batch": 16, "width": 0.25}
 
 
 @pytest.fixture
@@ -48,6 +53,10 @@ def test_every_benchmark_runs_and_is_recorded(root, tmp_path):
     assert all(0 < row["q1"] <= row["median_seconds"] <= row["q3"] for row in rows if row["ratio"])
     assert all(0 < row["ratio_q1"] <= row["ratio_q3"] for row in rows if row["ratio"])
     assert all(1 < row["flop_ratio"] < 2 for row in rows if row["name"].endswith(" together"))
+    for row in rows:
+        if row["group"] == "growth":
+            (low, high), (first, last) = row["x"], row["seconds"]
+            assert row["slope"] == pytest.approx(math.log(last / first) / math.log(high / low))
     assert len(steps) == 14 and all(row["ratio"] > 0 and row["images_per_second"] > 0 for row in steps)
     assert len({row["name"] for row in rows}) == len(rows)
 
@@ -76,15 +85,59 @@ def test_one(race, monkeypatch):
 """
 
 
-def test_recorded_is_what_was_measured_before_the_second_try(root, tmp_path):
-    history, bench = tmp_path / "bench.jsonl", tmp_path / "bench_one.py"
-    bench.write_text(BENCH_THAT_NEEDS_A_SECOND_TRY)
-    (tmp_path / "conftest.py").write_bytes((root / "tests" / "bench" / "conftest.py").read_bytes())
-    (tmp_path / "harness.py").write_bytes((root / "tests" / "bench" / "harness.py").read_bytes())
-    options = ["-o", "addopts=", "-p", "no:cacheprovider", "--rootdir", tmp_path, "--history", history]
+def benchmarks(root, folder, code):
+    """A folder with the harness and one file of benchmarks, run: what the process did, and the lines of its history."""
+    history, bench = folder / "bench.jsonl", folder / "bench_one.py"
+    bench.write_text(code)
+    for name in ("conftest.py", "harness.py"):
+        (folder / name).write_bytes((root / "tests" / "bench" / name).read_bytes())
+    options = ["-o", "addopts=", "-p", "no:cacheprovider", "--rootdir", folder, "--history", history]
     done = script(root, "-m", "pytest", bench, *options)
+    return done, [json.loads(line) for line in history.read_text().splitlines()]
+
+
+def test_recorded_is_what_was_measured_before_the_second_try(root, tmp_path):
+    done, [row] = benchmarks(root, tmp_path, BENCH_THAT_NEEDS_A_SECOND_TRY)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(history.read_text())["ratio"] < 1
+    assert row["ratio"] < 1
+
+
+BENCH_THAT_IS_KILLED = """
+import os, signal
+
+def test_one(race):
+    race("one", "step", lambda: None)
+
+def test_two(race):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL does not exist on Windows")
+def test_what_was_measured_before_a_kill_is_in_the_history(root, tmp_path):
+    done, rows = benchmarks(root, tmp_path, BENCH_THAT_IS_KILLED)
+    assert done.returncode and [row["name"] for row in rows] == ["one"]
+
+
+def test_the_step_is_measured_first_and_the_precision_last(root):
+    options = ["-q", "-o", "python_files=bench_*.py", "-o", "addopts=", "-p", "no:cacheprovider", "--collect-only"]
+    done = script(root, "-m", "pytest", "tests/bench", *options)
+    files = [line.split("::")[0] for line in done.stdout.splitlines() if "::" in line]
+    order = list(dict.fromkeys(files))
+    assert (order[0], order[-1]) == ("tests/bench/bench_step.py", "tests/bench/bench_precision.py")
+    assert len(order) == len(list((root / "tests" / "bench").glob("bench_*.py")))
+
+
+def test_several_students_as_one_network_learn_what_they_learn_in_lanes(harness):
+    lanes, stacked = (kind("mobilenetv2", students=2, **SMALL) for kind in (profiling.Pass, harness.Stacked))
+    before = [{name: weight.detach().clone() for name, weight in t.model.named_parameters()} for t in lanes.trainers]
+    lanes(), stacked()
+    for number, (trainer, start) in enumerate(zip(lanes.trainers, before, strict=True)):
+        alone, one = dict(trainer.model.named_parameters()), {n: w[number] for n, w in stacked.parameters.items()}
+        wanted, got = (
+            torch.cat([(weights[name] - start[name]).flatten() for name in start]).detach() for weights in (alone, one)
+        )
+        assert (got - wanted).norm() < 0.1 * wanted.norm() > 0  # rounding moves a few units across the kink of ReLU6
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -160,7 +213,7 @@ def test_memory_given_back_is_compared_with_memory_kept(harness, monkeypatch):
         return (1.4 + turn / 100, 0.7, 1.25) if turn % 2 else (1.7, 0.7, 1.0)
 
     monkeypatch.setattr(bench_growth, "peak", peak)
-    bench_growth.test_memory_given_back(lambda *what, **more: rows.append(more), "cpu")
+    bench_growth.test_memory_given_back(lambda *what, **more: rows.append(more))
     (row,) = rows
     assert (row["n"], row["median"], row["ratio"], row["peak_gib"]) == (5, 1.25, 0.8, 1.49)
     assert row["note"] == "float32: peak 1.49 GiB, and a step takes 1.25 times as long"
@@ -176,6 +229,20 @@ def test_float32_does_too_where_the_allocator_gives_memory_back(root, harness, s
     done = script(root, "tests/bench/memory.py", student, "float32", **harness.GIVEN_BACK)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[0]) < 1.5  # GiB
+
+
+def test_the_page_says_of_every_saving_what_shows_its_answer(root, harness):
+    import bench_step
+
+    tree = ast.parse((root / "notebooks" / "09_frugal_engine.py").read_text(encoding="utf-8"))
+    [proofs] = [
+        ast.literal_eval(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "proofs"
+    ]
+    assert all((root / "tests" / f"test_{tests}.py").exists() for _, tests in proofs.values())
+    for rung in (*bench_step.RUNGS, "the product", "19 together", "answers on disk"):
+        assert sum(rung.endswith(ending) for ending in proofs) == 1
 
 
 def test_without_a_gpu_the_gpu_benchmark_says_so_and_changes_nothing(root):

@@ -48,6 +48,11 @@ def test_the_frugal_step_learns_what_the_plain_step_learns(student):
     assert torch.nn.functional.cosine_similarity(got, wanted, dim=0) > 0.98
 
 
+def test_the_fused_optimiser_takes_the_same_step():
+    wanted, got = (update(profiling.Step(**SMALL, precision="float32", fused=fused)) for fused in (False, True))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7)
+
+
 def test_the_plain_teacher_is_in_the_graph_and_the_frugal_one_is_not():
     plain, frugal = profiling.Step(**SMALL, **PLAIN), profiling.Step(**SMALL)
     plain(), frugal()

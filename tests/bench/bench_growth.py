@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from stkd_utils import compute, engine, models, profiling
+from stkd_utils import compute, data, engine, models, profiling, stored
+from stkd_utils.objectives import Teacher
 
 AXES = {  # what grows, from where to where; the rest is one student, 10 classes, 32 pixels, batch 64
     "batch": (32, 64, 128, 256),
@@ -61,6 +62,22 @@ def test_students_as_one_network(race, quick, device, shape, student):
     race(f"{student}: {count} as one network", "sweep", stacked, lanes, images=count * shape.get("batch", 128))
 
 
+def test_answers_on_disk(race, shape, tmp_path):
+    """A pass whose teacher was asked about every view before, against one that asks it."""
+    batch, augmentation = max(stored.BLOCK, shape.get("batch", 128)), data.Augmentation(0, False, 0.0)
+    shape = shape | {"batch": batch, "augmentation": augmentation}
+    asking, reading = (profiling.Pass("mobilenetv2", **shape) for _ in range(2))
+    [trainer] = reading.trainers
+    network, precision = trainer.objective.teacher.network, engine.resolve(trainer.precision, shape["device"])
+    table = stored.StoredTeacher(network, tmp_path, reading.dataset, augmentation, precision)
+    trainer.objective.teacher = Teacher(network, table)
+    for _ in range(profiling.BATCHES):  # an epoch, in which every image is seen in its only view
+        reading()
+    filled = table.computed
+    race("mobilenetv2: answers on disk", "sweep", reading, asking, images=batch)
+    assert table.computed == filled == len(reading.dataset.train) < table.asked
+
+
 @pytest.mark.parametrize("axis", AXES)
 def test_growth(add, device, quick, axis):
     values = AXES[axis][:2] if quick else AXES[axis]
@@ -76,10 +93,10 @@ def test_growth(add, device, quick, axis):
     add(f"{axis} {values[0]} to {values[-1]}", "growth", n=len(rounds), median=float(medians[-1]), **more)
 
 
+@pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("precision", ["auto", "float32"])
 @pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
-def test_peak_memory(add, device, student, precision):
-    without_gpu(device)
+def test_peak_memory(add, student, precision):
     whole, imported, taken = peak(student, precision)
     meant = engine.resolve(precision, "cpu")
     name, note = f"{student}: CIFAR-100, {precision}", f"{meant}: peak {whole:.2f} GiB, of which imports {imported:.2f}"
@@ -87,8 +104,8 @@ def test_peak_memory(add, device, student, precision):
     add(name, "memory", n=1, median=taken, **more)
 
 
-def test_memory_given_back(add, device, student="mobilenetv2", rounds=5):
-    without_gpu(device)
+@pytest.mark.usefixtures("cpu_only")
+def test_memory_given_back(add, student="mobilenetv2", rounds=5):
     environs = ({}, harness.GIVEN_BACK)
     turns = [[peak(student, "float32", **environ) for environ in environs] for _ in range(rounds)]
     peaks, _, seconds = np.array(turns).T
@@ -97,11 +114,6 @@ def test_memory_given_back(add, device, student="mobilenetv2", rounds=5):
     note = f"float32: peak {whole:.2f} GiB, and a step takes {1 / ratio:.2f} times as long"
     more = {"peak_gib": whole, "precision": "float32", "note": note} | harness.quartiles(seconds[1].tolist())
     add(f"{student}: CIFAR-100, float32, given back", "memory", n=rounds, median=taken, ratio=ratio, **more)
-
-
-def without_gpu(device):
-    if torch.device(device).type == "cuda":
-        pytest.skip("it is the memory of training on a CPU")
 
 
 def peak(student, precision, **variables):

@@ -11,8 +11,9 @@ from stkd_utils import checkpoint, data, models, profiling
 from stkd_utils.training import evaluate
 
 
+@pytest.mark.usefixtures("cpu_only")
 @pytest.mark.benchmark(timer=time.process_time)
-def test_pipeline_per_cpu_second(race, quick):
+def test_pipeline_per_cpu_second(race):
     arrays, transform = naive.arrays(512), naive.pipeline()
     images, half = torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous(), torch.full((3,), 0.5)
     moves, augmentation = torch.Generator().manual_seed(0), data.Augmentation(4, True, 15.0)

@@ -1,4 +1,4 @@
-"""Options, the fixture that every benchmark uses, and the table at the end."""
+"""Options, the order of worth, the fixture that every benchmark uses, and the table at the end."""
 
 import statistics
 import time
@@ -28,14 +28,17 @@ def pytest_configure(config):
         torch.set_num_threads(config.getoption("--threads"))
 
 
+def pytest_collection_modifyitems(items):
+    """The step comes first and the precision, which takes longest, last: what is cut off has the most telling rows."""
+    items.sort(key=lambda item: (item.path.stem != "bench_step", item.path.stem == "bench_precision"))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[ROWS]
     if rows:
         terminalreporter.write_line("")
         for line in harness.table(rows):
             terminalreporter.write_line(line)
-    if rows and config.getoption("--history", None):
-        harness.append(rows, config.getoption("--history"))
 
 
 @pytest.fixture
@@ -51,6 +54,13 @@ def device(pytestconfig):
 
 
 @pytest.fixture
+def cpu_only(device):
+    """For what is measured on the processor alone: a GPU's table and history leave it out."""
+    if torch.device(device).type == "cuda":
+        pytest.skip("this is a matter of the processor")
+
+
+@pytest.fixture
 def shape(quick, device):
     """Sizes of networks and batch, and the device."""
     return (SMALL if quick else {}) | {"device": device}
@@ -58,9 +68,16 @@ def shape(quick, device):
 
 @pytest.fixture
 def add(pytestconfig):
-    """A function with the arguments of `harness.row` that adds a row to table and history."""
-    device = pytestconfig.getoption("--device")
-    return lambda *args, **kwargs: pytestconfig.stash[ROWS].append(harness.row(*args, device=device, **kwargs))
+    """A function with the arguments of `harness.row` that adds a row to the table, and at once to the history."""
+    device, history = pytestconfig.getoption("--device"), pytestconfig.getoption("--history")
+
+    def added(*args, **kwargs):
+        row = harness.row(*args, device=device, **kwargs)
+        pytestconfig.stash[ROWS].append(row)
+        if history:
+            harness.append([row], history)
+
+    return added
 
 
 @pytest.fixture
@@ -96,6 +113,8 @@ def race(benchmark, quick, device, add):
         if against:
             turns = harness.quartiles([slow / fast for slow, fast in zip(reference[-rounds:], times, strict=True)])
             spread |= {f"ratio_{key}": value for key, value in turns.items()}
+        if hasattr(against, "reference"):
+            more["reference"] = against.reference
         add(name, group, n=rounds, median=median, images=images, ratio=ratio, **spread, **more)
         harness.check(ratio, None if quick else floor, again)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+HISTORY = "book/ledger/bench.jsonl"
 
 
 def main():
@@ -14,9 +15,14 @@ def main():
         print("No CUDA device answers, so nothing was measured and nothing was changed.")
         return 0
     run = [sys.executable, "-m", "pytest", "-q"]
-    failed = subprocess.run([*run, "-m", "gpu", "tests"], cwd=ROOT).returncode
-    bench = ["tests/bench", "-o", "python_files=bench_*.py", "-o", "addopts=", "--benchmark-quiet", "--device", "cuda"]
-    return subprocess.run([*run, *bench, "--history", "book/ledger/bench.jsonl"], cwd=ROOT).returncode or failed
+    bench = ["tests/bench", "-o", "python_files=bench_*.py", "-o", "addopts=", "--timeout", "3600", "--benchmark-quiet"]
+    record = ["--device", "cuda", "--history", HISTORY]
+    try:
+        failed = subprocess.run([*run, "-m", "gpu", "tests"], cwd=ROOT).returncode
+        return subprocess.run([*run, *bench, *record], cwd=ROOT).returncode or failed
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What was measured until now stands in {HISTORY}.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Times a call and its reference in turn, makes one row of what was seen, and one table of all rows."""
 
-import json
 import os
 import re
 import statistics
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from stkd_utils import engine, environment, hardware, losses, profiling
+from stkd_utils.ledger_files import append_lines, dump
 from stkd_utils.models import layers
 from stkd_utils.profiling import wait
 
@@ -132,8 +132,7 @@ def row(name, group, *, n, median, images=None, ratio=None, **more):
 
 def append(rows, path):
     """Add ``rows`` to the history, one JSON object a line."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    append_lines(rows, path, "benchmark", dump)
 
 
 def table(rows):
