@@ -218,6 +218,11 @@ def processor(facts):
     return f"{facts['cpu'] or 'unknown processor'}{instructions}"
 
 
+def computed_on(facts, device):
+    """What of the machine ``facts`` (of `hardware`) a computation on ``device`` ran on: its GPU or its `processor`."""
+    return facts["gpu"] or "unknown GPU" if device.startswith("cuda") else processor(facts)
+
+
 @cache
 def _hardware():
     import psutil

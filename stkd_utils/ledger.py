@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .hardware import processor
+from .hardware import computed_on
 from .ledger_files import LedgerError, append_lines, check, dump, load_lines, own_folder, parse, replace
 from .receipt import ENERGY, MASS, duration, quantity
 
@@ -97,7 +97,8 @@ def executions(path=None):
     ``hardware`` is a phrase, ``code`` the digest of the package, ``seconds`` wall time. Damaged lines become warnings.
     """
     rows = _warned(load_lines(path or folder() / "notebooks.jsonl", "execution", _execution_id))
-    plain = [{**row, "hardware": _machine(row["hardware"]), "code": row["code"]["digest"]} for row in rows]
+    machines = [_machine(row["hardware"], "cuda" if row["hardware"]["gpu"] else "cpu") for row in rows]
+    plain = [{**row, "hardware": m, "code": row["code"]["digest"]} for row, m in zip(rows, machines, strict=True)]
     return _frame(sorted(plain, key=lambda row: row["date"]), EXECUTION)
 
 
@@ -162,14 +163,13 @@ def benchmarks(newest=True):
 
     Columns: group, name, device ("cpu" or "cuda": what was timed), threads, n, median_seconds, images_per_second, ratio
     (times as fast as the plain step, timed in turn), load, note, machine, date, and what only some groups have (x,
-    seconds, slope; difference, low, high, verdict; flops_per_second; share). ``make bench`` and ``make bench-gpu`` add
-    the rows; a damaged line is left out, with a warning. Introduced in notebook 09.
+    seconds, slope; difference, low, high, verdict; flops_per_second; share; reference, the version of the plain step).
+    ``make bench`` and ``make bench-gpu`` add the rows; a damaged line is left out, with a warning. Introduced in
+    notebook 09.
     """
     path = _file("bench.jsonl")
-    rows = [
-        {"note": "", "device": "cpu", **row, "machine": _machine(row["hardware"])}
-        for row in _warned(load_lines(path, "benchmark", dump))
-    ]
+    rows = [{"note": "", "device": "cpu", **row} for row in _warned(load_lines(path, "benchmark", dump))]
+    rows = [{**row, "machine": _machine(row["hardware"], row["device"])} for row in rows]
     if newest:
         rows = list({tuple(row[key] for key in BENCHMARK): row for row in rows}.values())
     return pd.DataFrame(rows, columns=None if rows else [*BENCHMARK, "note"])
@@ -246,8 +246,8 @@ def _row(record):
     }
 
 
-def _machine(hardware):
-    return f"{hardware['gpu'] or processor(hardware)}, {hardware['threads']} CPU threads"
+def _machine(hardware, device):
+    return f"{computed_on(hardware, device)}, {hardware['threads']} CPU threads"
 
 
 def _price(row):

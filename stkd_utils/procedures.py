@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import carbon, stats
-from .hardware import processor
+from .hardware import computed_on
 from .receipt import ENERGY, MASS
 from .tables import FLOPS, TIME, column
 
@@ -140,7 +140,7 @@ def made_on(ways):
     """Where the runs of ``ways`` were trained, and how their energy is known: one phrase for a caption."""
     made = [record for way in ways for record in (*itertools.chain(*way.before), *way.records)]
     machines = [record["hardware"] for record in made]
-    places = {f"{one['gpu'] or processor(one)}, CPU threads: {one['threads']}": None for one in machines}
+    places = {f"{computed_on(one, one['device'])}, CPU threads: {one['threads']}": None for one in machines}
     how = {record["cost"]["train"]["how"]: None for record in made}
     return f"{'; '.join(places)}; energy: {', '.join(how)}"
 

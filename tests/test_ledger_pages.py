@@ -128,6 +128,7 @@ def test_the_ledger_of_the_book_is_valid(monkeypatch):
         warnings.simplefilter("error")
         ledger.table()
         ledger.executions()
+        ledger.benchmarks(newest=False)
 
 
 def benchmark(**changes):
@@ -164,6 +165,14 @@ def test_a_benchmark_of_the_gpu_does_not_replace_one_of_the_processor_beside_it(
     (tmp_path / "bench.jsonl").write_text("\n".join(rows) + "\n")
     found = ledger.benchmarks()
     assert list(zip(found.device, found.median_seconds, strict=True)) == [("cpu", 2.0), ("cuda", 1.0)]
+
+
+def test_what_a_processor_computed_beside_a_gpu_is_named_by_the_processor(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    hardware = {"cpu": "A", "cores": 2, "threads": 2, "memory_gib": 8.0, "gpu": "G"}
+    rows = [benchmark(device=device, hardware=hardware) for device in ("cpu", "cuda")]
+    (tmp_path / "bench.jsonl").write_text("\n".join(rows) + "\n")
+    assert list(ledger.benchmarks().machine) == ["A, 2 CPU threads", "G, 2 CPU threads"]
 
 
 def test_of_each_group_of_benchmarks_a_page_shows_the_machine_that_ran_most_of_it(tmp_path, monkeypatch):

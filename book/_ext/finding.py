@@ -228,7 +228,7 @@ def all_runs(_executed=None):
         accuracies = [f"{100 * value:.2f}" for value in (row.val, row.test)]
         energy = f"{_energy(row.energy_kwh)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
         what = [row.experiment, _tau(row.tau), row.seed, row.profile]
-        lines.append([*what, *accuracies, duration(row.seconds), energy, row.gpu or row.cpu])
+        lines.append([*what, *accuracies, duration(row.seconds), energy, row.gpu if row.device == "cuda" else row.cpu])
     head = ["Experiment", "τ", "Seed", "Profile", "Validation %", "Test %", "Time", "Energy", "Hardware"]
     return _markdown(head, lines)
 
