@@ -335,10 +335,10 @@ stochastic = {
 one = stochastic[""].flops()
 nothing = {"against": "", "difference": "", "the data say": ""}
 rows = [{"way": tuned.label, "computation": float(tuned.runs), **nothing}]
-ways = [halving, *stochastic.values()]
-costs = [np.mean(epochs_paid) / last, *(way.flops() / one for way in stochastic.values())]
-for way, cost in zip(ways, costs, strict=True):
-    other = tuned if way is halving or way is stochastic[""] else stochastic[""]
+random, *shorter = stochastic.values()
+compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter)]
+for way, other in compared:
+    cost = np.mean(epochs_paid) / last if way is halving else way.flops() / one
     said = verdict(way, other, margin=0.01)
     told = {"against": other.label, "difference": said["difference"].split(" points")[0]}
     rows.append({"way": way.label, "computation": cost, **told, "the data say": said["the data say"]})
@@ -380,7 +380,7 @@ for label, (taken, per_image, kind) in bills.items():
     limit = f"{flops / peak / 3600:,.1f}"
     rows.append({"": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": limit, "kWh": energy, "to the first": f"{taken / first:.3f}"})
 print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}; energy: {how[0]}")
-table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperatures; reading the answers from disk is left out")
+table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperatures; reading the answers from disk is left out (section 7 times it)")
 
 # %% [markdown]
 # Three savings are in these rows: not searching (the method), sharing what is the same (the grid), and a faster step (the engine).
@@ -395,10 +395,33 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
 # A *rung* is the plain step with one more saving, *the product* the whole loop of this book.
 # The first table is of the machine that ran most of them, the second shows the product in every session so far.
-# *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not tell them:
+# *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not tell them.
+# What each saving leaves of the answer stands beside it, with the tests that show it:
 
 # %% tags=["hide-input"]
 bench = ledger.benchmarks()
+proofs = {  # of each benchmark by the end of its name: what is left of the answer, and which tests show it
+    "batched augmentation": ("torchvision's views, up to rounding", "augmentation"),
+    "crop, flip, rotation": ("torchvision's views, up to rounding", "augmentation"),
+    "teacher folded, no graph": ("same logits, up to rounding", "engine"),
+    "student channels-last": ("same update, up to rounding", "profiling"),
+    "teacher in low precision": ("other digits: see section 2", "engine"),
+    "student in low precision": ("other digits: see the verdicts below", "engine"),
+    "fused optimiser": ("same update, up to rounding", "profiling"),
+    "the product": ("the loop that trains every run", "profiling"),
+    "together": ("same students, on a CPU to the last digit", "together"),
+    "answers on disk": ("same students, on a CPU to the last digit", "stored"),
+    "as one network": ("same update, up to rounding", "bench"),
+}
+
+
+def kept(name):
+    """What a saving leaves of the answer, linked to the tests that show it."""
+    found = [proof for ending, proof in proofs.items() if name.endswith(ending)]
+    return "".join(f'<a href="{repository}/blob/main/tests/test_{tests}.py">{said}</a>' for said, tests in found)
+
+
+bench["kept"] = bench.name.map(kept)
 
 
 def recorded(groups, timed="cpu", **columns):
@@ -417,21 +440,24 @@ def chosen(rows, caption, **columns):
     return shown.set_properties(subset=rows.columns.intersection(["day"]), **{"white-space": "nowrap"})
 
 
-display(recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", ratio="times the plain step"))
+display(recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", ratio="times the plain step", kept="the answer"))
 every = ledger.benchmarks(newest=False)
 products = every[(every.group == "step") & every.name.str.endswith("the product")]
+layers = {1: "this book's", 2: "PyTorch's"}  # by the version of the plain step
+products = products.assign(layers=products.get("reference", pd.Series(1.0, products.index)).fillna(1).map(layers))
 sessions = {}
 for row in products.to_dict("records"):
-    session = row["machine"].split(", ")[0], row["date"][:10], row["threads"], row["n"], row["code"]
+    session = row["machine"].split(", ")[0], row["date"][:10], row["threads"], row["n"], row["layers"], row["code"]
     quartiles = f" ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})" if row.get("ratio_q1", 0) > 0 else ""
-    sessions.setdefault(session, {})[row["name"].split(":")[0]] = f"{row['ratio']:.2f}{quartiles}"
+    seen = sessions.setdefault(session, {"load": 0.0})
+    seen[row["name"].split(":")[0]], seen["load"] = f"{row['ratio']:.2f}{quartiles}", max(seen["load"], row["load"])
 display(chosen(
-    pd.DataFrame([dict(zip(("machine", "day", "threads", "n"), key, strict=False), **ratios) for key, ratios in sessions.items()]).sort_values("day", kind="stable") if sessions else products,
-    "The product in every session so far: times the plain step (quartiles of single turns)", machine="machine", day="day", threads="threads", n="n", mobilenetv2="MobileNetV2", shufflenetv2="ShuffleNetV2",
+    pd.DataFrame([dict(zip(("machine", "day", "threads", "n", "layers"), key, strict=False), **ratios) for key, ratios in sessions.items()]).sort_values("day", kind="stable") if sessions else products,
+    "The product in every session so far: times the plain step (quartiles of single turns)", machine="machine", day="day", threads="threads", n="n", load="load", layers="plain step of layers", mobilenetv2="MobileNetV2", shufflenetv2="ShuffleNetV2",
 ))
 spans = [
-    f"{name.split(':')[0]} on a {'GPU' if where == 'cuda' else 'CPU'}: {found.min():.2f} to {found.max():.2f} times the plain step in {len(found)} sessions"
-    for (where, name), found in (products.groupby(["device", "name"]).ratio if len(products) else ()) if len(found) > 1
+    f"{name.split(':')[0]} on a {'GPU' if where == 'cuda' else 'CPU'}, against {whose} layers: {found.min():.2f} to {found.max():.2f} times the plain step in {len(found)} sessions"
+    for (where, name, whose), found in (products.groupby(["device", "name", "layers"]).ratio if len(products) else ()) if len(found) > 1
 ]
 Markdown(f"{'; '.join(spans)}." if spans else "")
 
@@ -439,14 +465,14 @@ Markdown(f"{'; '.join(spans)}." if spans else "")
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds; its quartiles are those of single turns, where they were kept.
 # It still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
 # A single large ratio is therefore no promise; the span over the sessions is what to expect.
-# (Up to the earlier session of 28 November 2026 the plain step had the layers of this book, which keep fewer maps; from then on it has PyTorch's own, and the rung of sixteen bits brings those of this book.)
+# In earlier sessions the plain step had the layers of this book, which keep fewer maps; later ones have PyTorch's own, and the rung of sixteen bits brings those of this book: ratios to the two do not compare.
 # Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it keeps the smaller part, and a GPU gains by other means (section 8).
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
-# What surrounds the step, and students in one pass against passes of one:
+# What surrounds the step, students in one pass against passes of one, and a teacher whose answers are all on disk against one that is asked:
 
 # %% tags=["hide-input"]
-display(recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast", note="note"))
+display(recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast", kept="the answer", note="note"))
 passes = ledger.main_machine(bench[(bench.group == "sweep") & (bench.device == "cpu") & bench.name.str.endswith(" together")])
 passes = passes[passes.threads == passes.threads.max()].dropna(subset=["ratio", "flop_ratio"]) if "flop_ratio" in passes else passes[:0]
 Markdown("; ".join(f"{row['name']} take {1 / row.ratio:.2f} of the time of separate passes, with {1 / row.flop_ratio:.2f} of their FLOPs" for _, row in passes.iterrows()) + "." if len(passes) else "")
@@ -513,7 +539,7 @@ names = "mobilenetv2: batched augmentation", "mobilenetv2: + fused optimiser", "
 if set(names) <= set(on_gpu.index):
     batched, started, product, watched = (on_gpu.loc[name] for name in names)
     said = (
-        f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast"
+        f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**{' of PyTorch’s layers' if product.get('reference') == 2 else ', which had this book’s layers'}; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast"
         f"{'' if started.day == product.day else ', on another day'}. "
         f"Kernels ran for {watched.share:.0%} of the time. "
     )
@@ -549,7 +575,7 @@ rows = [
     {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test, %": f"{100 * row.accuracy:.2f}", "kWh": f"{row.energy_kwh:g}", "per 100": "", "counted": ""}
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
-records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["gpu"] and not r["asked"]["stop_after"]]
+records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["device"] == "cuda" and not r["asked"]["stop_after"]]
 groups = {}
 for record in sorted(records, key=lambda record: record["finished"]):
     asked, usual = record["asked"], experiments.resolve(record["experiment"], experiments.profile(record["profile"]).overrides)
@@ -582,12 +608,14 @@ table(rows, f"CIFAR-100: the paper's procedures, this book's single runs ({', '.
 
 # %% tags=["hide-input"]
 hkd = printed.loc["HKD", "ours"].energy_kwh
-taken = [r["cost"]["train"] for (name, _, epochs, *_), runs in groups.items() for r in runs.values() if name.endswith("-mobilenetv2-stochastic") and epochs == paper["epochs"]]
-taken = [cost["energy_kwh"] for cost in taken if cost["components"]["gpu"]["kwh"] is not None]
+taken = [r for (name, _, epochs, changed, _), runs in groups.items() for r in runs.values() if name.endswith("-mobilenetv2-stochastic") and epochs == paper["epochs"] and not changed]
+taken = [r for r in taken if r["cost"]["train"]["components"]["gpu"]["kwh"] is not None]
+shared = sum(r["shared"] is not None for r in taken)
+taken = [r["cost"]["train"]["energy_kwh"] for r in taken]
 once = "*No run of the paper's 100 epochs with random τ is in the ledger yet.*"
 if taken:
     once = (
-        f"As part of a pass of several students, the paper's {paper['epochs']} epochs with random τ took **{np.mean(taken):.3g} kWh** (n = {len(taken)}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(taken):.0f} times as much. "
+        f"The paper's {paper['epochs']} epochs with random τ{', as part of a pass of several students,' if shared == len(taken) else ''} took **{np.mean(taken):.3g} kWh** (n = {len(taken)}{f', {shared} of them in a pass of several' if 0 < shared < len(taken) else ''}), the teacher's own training not counted; the {hkd:g} kWh that the paper prints are {hkd / np.mean(taken):.0f} times as much. "
         "Device and engine are others here, and so, probably, is what was counted (carbontracker adds a data centre's overhead of its own), and nothing tells which of them saved what."
     )
 display(Markdown(once))
