@@ -56,6 +56,19 @@ def store(path, digits, augmentation=SHIFT, teacher=None, precision="float32", *
     return stored.StoredTeacher(teacher or network(), path, digits, augmentation, precision, **tape)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_image_gets_the_same_digits_in_every_batch_of_whole_blocks(threads):
+    """For networks and images of the paper's size, too, and with several threads."""
+    images, before = torch.randn(96, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.get_num_threads()
+    teacher = engine.frozen(models.build("resnet18", 100, seed=0), "float32", "cpu")
+    torch.set_num_threads(threads)
+    try:
+        whole, *split = (torch.cat([teacher(part) for part in images.split(size)]) for size in (96, 32, 64))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(parts, whole) for parts in split)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(flip=True), SHIFT])
 def test_a_run_gets_the_same_logits_to_the_last_digit_cold_and_warm(tmp_path, digits, augmentation, precision):

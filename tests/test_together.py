@@ -1,6 +1,7 @@
 """Students that share a pass: each ends as if trained alone, and the pass is paid once."""
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from stkd_utils import carbon, compute, data, experiments, ledger, models, temperature
 from stkd_utils.__main__ import main
 from stkd_utils.data import Batch
-from stkd_utils.experiments import ExperimentError, recording
+from stkd_utils.experiments import ExperimentError, recording, together
 from stkd_utils.protocol import Protocol
 from stkd_utils.sharing import split
 from stkd_utils.training import Distillation, Supervised, Teacher, Trainer, train
@@ -50,6 +51,19 @@ def test_each_ends_as_if_trained_alone_and_the_pass_is_paid_once(name, seeds, gr
         work = passes * sum(run.record["compute"]["macs_student"] for run in both) + sum(teachers.values())
         assert sum(run.record["compute"][field] for run in both) == pytest.approx(images * work, abs=len(both))
     assert first["macs_teacher"] == alone[0].record["compute"]["macs_teacher"]
+
+
+def test_with_two_threads_each_ends_as_if_trained_alone_too(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(together, "_threads", lambda count: nullcontext())  # the profile would train with one
+    torch.set_num_threads(2)
+    try:
+        alone = experiments.sweep(KD, seeds=[3], tau=[2, 4], runs=tmp_path / "alone", **QUIET)
+        both = experiments.sweep(KD, seeds=[3], tau=[2, 4], runs=tmp_path / "both", together=True, **QUIET)
+    finally:
+        torch.set_num_threads(before)
+    assert all(equal(*pair) for pair in zip(alone, both, strict=True))
+    assert {run.record["hardware"]["threads"] for run in (*alone, *both)} == {2}
 
 
 def test_several_experiments_side_by_side_each_end_as_if_trained_alone(tmp_path):
