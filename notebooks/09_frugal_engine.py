@@ -330,8 +330,6 @@ stochastic = {
     )
     for label, extra in lengths.items()
 }  # fmt: skip
-
-# %%
 one = stochastic[""].flops()
 nothing = {"against": "", "difference": "", "the data say": ""}
 rows = [{"way": tuned.label, "computation": float(tuned.runs), **nothing}]
@@ -405,20 +403,18 @@ proofs = {  # of each benchmark by the end of its name: what is left of the answ
     "crop, flip, rotation": ("torchvision's views, up to rounding", "augmentation"),
     "teacher folded, no graph": ("same logits, up to rounding", "engine"),
     "student channels-last": ("same update, up to rounding", "profiling"),
-    "teacher in low precision": ("other digits: see section 2", "engine"),
-    "student in low precision": ("other digits: see the verdicts below", "engine"),
+    "in low precision": ("other digits: section 2, and verdicts below", "engine"),
     "fused optimiser": ("same update, up to rounding", "profiling"),
     "the product": ("the loop that trains every run", "profiling"),
     "together": ("same students, on a CPU to the last digit", "together"),
     "answers on disk": ("same students, on a CPU to the last digit", "stored"),
-    "as one network": ("same update, up to rounding", "bench"),
 }
 
 
 def kept(name):
     """What a saving leaves of the answer, linked to the tests that show it."""
-    found = [proof for ending, proof in proofs.items() if name.endswith(ending)]
-    return "".join(f'<a href="{repository}/blob/main/tests/test_{tests}.py">{said}</a>' for said, tests in found)
+    at = f"{repository}/blob/main/tests/test_"
+    return "".join(f'<a href="{at}{file}.py">{said}</a>' for end, (said, file) in proofs.items() if name.endswith(end))
 
 
 bench["kept"] = bench.name.map(kept)
@@ -440,7 +436,9 @@ def chosen(rows, caption, **columns):
     return shown.set_properties(subset=rows.columns.intersection(["day"]), **{"white-space": "nowrap"})
 
 
-display(recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", ratio="times the plain step", kept="the answer"))
+recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", ratio="times the plain step", kept="the answer")
+
+# %% tags=["hide-input"]
 every = ledger.benchmarks(newest=False)
 products = every[(every.group == "step") & every.name.str.endswith("the product")]
 layers = {1: "this book's", 2: "PyTorch's"}  # by the version of the plain step

@@ -100,7 +100,9 @@ def test_training_that_is_cut_off_is_said_and_continues(stop, tmp_path, monkeypa
     def cut_off_after_the_second_epoch(rows):
         epochs.append(rows[0]["epoch"])
         if epochs == [1, 2]:
-            signal.raise_signal(signal.SIGALRM if stop == "minutes" else signal.SIGINT)
+            if stop == "Ctrl-C":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGALRM)
         return mean(rows)
 
     monkeypatch.setattr(together, "_mean", cut_off_after_the_second_epoch)
