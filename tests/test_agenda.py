@@ -107,9 +107,8 @@ def test_training_that_is_cut_off_is_said_and_continues(stop, tmp_path, monkeypa
         return mean(rows)
 
     monkeypatch.setattr(together, "_mean", cut_off_after_the_second_epoch)
-    said = capsys.readouterr
     assert agenda.main(["--minutes", "30"]) == (0 if stop == "minutes" else 130)
-    assert "the same command continues from the last checkpoint." in "".join(said()).lower()
+    assert "the same command continues from the last checkpoint." in "".join(capsys.readouterr()).lower()
     assert ledger.load()[0] == [] and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert agenda.main([]) == 0
     records, problems = ledger.load()

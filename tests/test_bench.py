@@ -35,7 +35,9 @@ def script(root, *arguments, **variables):
     return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True)
 
 
-def test_every_benchmark_runs_and_is_recorded(root, tmp_path):
+def test_every_benchmark_runs_and_is_recorded(root, tmp_path, harness):
+    import naive
+
     history = tmp_path / "bench.jsonl"
     options = ["-q", "-o", "python_files=bench_*.py", "-o", "addopts=", "--benchmark-quiet", "-p", "no:cacheprovider"]
     done = script(root, "-m", "pytest", "tests/bench", *options, "-k", "not memory", "--quick", "--history", history)
@@ -57,6 +59,7 @@ def test_every_benchmark_runs_and_is_recorded(root, tmp_path):
         if row["group"] == "growth":
             (low, high), (first, last) = row["x"], row["seconds"]
             assert row["slope"] == pytest.approx(math.log(last / first) / math.log(high / low))
+    assert all(row["reference"] == naive.Step.reference for row in steps)
     assert len(steps) == 14 and all(row["ratio"] > 0 and row["images_per_second"] > 0 for row in steps)
     assert len({row["name"] for row in rows}) == len(rows)
 
@@ -231,15 +234,23 @@ def test_float32_does_too_where_the_allocator_gives_memory_back(root, harness, s
     assert float(done.stdout.split()[0]) < 1.5  # GiB
 
 
+def of_the_page(root, name):
+    """The literal that chapter 9 calls ``name``."""
+    tree = ast.parse((root / "notebooks" / "09_frugal_engine.py").read_text(encoding="utf-8"))
+    named = (node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name)
+    return ast.literal_eval(next(named).value)
+
+
+def test_the_page_names_every_version_of_the_plain_step(root, harness):
+    import naive
+
+    assert list(of_the_page(root, "layers")) == list(range(1, naive.Step.reference + 1))
+
+
 def test_the_page_says_of_every_saving_what_shows_its_answer(root, harness):
     import bench_step
 
-    tree = ast.parse((root / "notebooks" / "09_frugal_engine.py").read_text(encoding="utf-8"))
-    [proofs] = [
-        ast.literal_eval(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "proofs"
-    ]
+    proofs = of_the_page(root, "proofs")
     assert all((root / "tests" / f"test_{tests}.py").exists() for _, tests in proofs.values())
     for rung in (*bench_step.RUNGS, "the product", "19 together", "answers on disk"):
         assert sum(rung.endswith(ending) for ending in proofs) == 1

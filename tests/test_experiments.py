@@ -173,25 +173,6 @@ def test_sweep_covers_seeds_and_grid_and_reuses(done, capsys):
     assert "tau 4: 2 seeds" in (shown := capsys.readouterr().out) and "(1 from before)" in shown
 
 
-def test_run_ids_do_not_depend_on_the_order_of_keys():
-    asked = experiments.resolve(STOCHASTIC, {})
-    assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
-
-
-@pytest.mark.parametrize("whole, other", [
-    ({"tau": 4}, {"tau": 4.0}), ({"rotation_degrees": 0}, {"rotation_degrees": -0.0}),
-    ({"milestones": [0, 0.5, 1]}, {"milestones": [0.0, 0.5, 1.0]}),
-])  # fmt: skip
-def test_numbers_that_are_equal_ask_for_one_run(whole, other):
-    one, two = (experiments.resolve("digits/resnet18-mobilenetv2-kd", change) for change in (whole, other))
-    assert settings.digest(one) == settings.digest(two)
-    assert one["flip"] is two["flip"] is False, "a truth value became a number"
-
-
-def test_a_number_too_large_for_tensors_as_an_int_stays_a_float():
-    assert isinstance(experiments.resolve(STOCHASTIC, {"lr": 1e30})["lr"], float)
-
-
 def test_a_policy_with_a_parameter_of_its_own_is_one_class(done, monkeypatch):
     monkeypatch.setattr(temperature, "POLICIES", dict(temperature.POLICIES))
 

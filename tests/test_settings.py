@@ -1,4 +1,7 @@
-"""Bad settings: each is refused before anything is trained, in one sentence with file, key and what would be valid."""
+"""Settings: bad ones are refused before anything is trained, in one sentence with file, key and what would be valid.
+
+Equal ones ask for one run.
+"""
 
 import json
 
@@ -117,3 +120,22 @@ def test_temperatures_that_a_policy_refuses_are_one_sentence_before_anything_is_
 def test_a_number_that_is_not_finite_is_refused(key, value):
     with pytest.raises(experiments.ExperimentError, match=f"'{key}' is"):
         experiments.resolve("digits/resnet18-mobilenetv2-kd", {key: value})
+
+
+def test_run_ids_do_not_depend_on_the_order_of_keys():
+    asked = experiments.resolve(STOCHASTIC, {})
+    assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
+
+
+@pytest.mark.parametrize("whole, other", [
+    ({"tau": 4}, {"tau": 4.0}), ({"rotation_degrees": 0}, {"rotation_degrees": -0.0}),
+    ({"milestones": [0, 0.5, 1]}, {"milestones": [0.0, 0.5, 1.0]}),
+])  # fmt: skip
+def test_numbers_that_are_equal_ask_for_one_run(whole, other):
+    one, two = (experiments.resolve("digits/resnet18-mobilenetv2-kd", change) for change in (whole, other))
+    assert settings.digest(one) == settings.digest(two)
+    assert one["flip"] is two["flip"] is False, "a truth value became a number"
+
+
+def test_a_number_too_large_for_tensors_as_an_int_stays_a_float():
+    assert isinstance(experiments.resolve(STOCHASTIC, {"lr": 1e30})["lr"], float)

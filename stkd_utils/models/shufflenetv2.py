@@ -14,8 +14,7 @@ BLOCKS = (4, 8, 4)  # of each stage; the first one halves the map
 def interleave(left, right):
     """Two maps (N, C, H, W) as one (N, 2C, H, W) whose channels alternate: left 0, right 0, left 1, right 1, ...
 
-    It has the memory format of ``right``. In channels-last each pair lies side by side: stacking the maps is several
-    times as fast on a CPU as PyTorch's shuffle.
+    It has the memory format of ``right``. In channels-last each pair lies side by side: one stacking, and no shuffle.
     """
     if right.stride(1) == 1:
         return torch.stack((left.movedim(1, -1), right.movedim(1, -1)), dim=-1).flatten(-2).movedim(-1, 1)
