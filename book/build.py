@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package, when it is not installed
 
-from stkd_utils import environment, notebooks  # noqa: E402
+from stkd_utils import environment, ledger, notebooks  # noqa: E402
 
 TOOLS = ("jupyter-book", "Sphinx", "sphinx-book-theme", "myst-nb")
 
@@ -26,8 +26,9 @@ def digest(profile):
     files += [path for path in _executed(profile).glob("*") if path.name != "report.json"]
     versions = [*map(importlib.metadata.version, TOOLS), environment.packages()]
     found = hashlib.sha256(json.dumps(versions).encode())
-    for path in sorted(files):
-        found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    files += [path for path in ledger.folder().resolve().glob("*") if path.is_file()]  # which STKD_LEDGER may move
+    for path in sorted(set(files)):
+        found.update(os.path.relpath(path, ROOT).encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
 
 

@@ -234,6 +234,15 @@ def test_a_change_of_a_notebook_or_of_a_package_calls_for_another_book(monkeypat
     assert len({first, second, build.digest("smoke")}) == 3
 
 
+def test_a_ledger_elsewhere_and_a_row_of_it_call_for_another_book(monkeypatch, tmp_path):
+    seen = {build.digest("smoke")}
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    for rows in ("{}", "{} "):
+        (tmp_path / "runs.jsonl").write_text(rows)
+        seen.add(build.digest("smoke"))
+    assert len(seen) == 3
+
+
 def test_every_page_has_an_icon(html):
     without = [path.name for path in pages(html) if 'rel="icon"' not in path.read_text(encoding="utf-8")]
     assert without == [], "a browser then asks for one that is not there"
