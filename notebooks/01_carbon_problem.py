@@ -155,7 +155,7 @@ networks.style.format(millions).hide().set_caption("One image, forward pass, in 
 
 # %% [markdown]
 # Parameters and MACs are different things: the first are what has to be stored, the second what has to be done for every image.
-# An image twice as wide and high leaves the parameters of a convolution alone and multiplies its MACs by about four.
+# An image twice as wide and high leaves the parameters of a convolution alone and multiplies its MACs by about four (less in MobileNetV2, whose first layer pads the image with a border that weighs more on a small one).
 #
 # Training asks for more than a forward pass.
 # The backward pass computes a gradient for every weight and one for every activation, and each repeats the multiplications of the forward pass once.
@@ -193,7 +193,7 @@ Markdown(
 #
 # Counting is exact and blind: it knows nothing of memory, waiting, or the machine.
 # So this section trains for real, with a meter around the loop.
-# The network is the teacher that all later chapters share, the data are those of the profile.
+# The network is the ResNet-18 that teaches in the later chapters on classification, the data are those of the profile.
 
 # %% tags=["hide-output"]
 run = experiments.run(f"{scale.dataset}/resnet18-base", seed=0, profile=profile)
@@ -301,7 +301,7 @@ Markdown(
 # Tuning τ repeats the whole training for each candidate.
 # [Rafat et al. (2023)](https://doi.org/10.1371/journal.pone.0285668) compare that with one training in which τ is random.
 # Their Table 4 gives both costs, for three losses on four data sets.
-# HKD is Hinton's loss, CMC and DML are two others that use a teacher in other ways:
+# HKD is Hinton's loss; what CMC and DML are the table does not say ([chapter 6](06_other_losses.ipynb) looks for them):
 
 # %%
 names = ledger.paper().dataset.unique()
@@ -389,8 +389,8 @@ Markdown(
     f"{inside['ours']} of {len(paper)} single runs and {inside['tuned']} of {len(paper)} tuned rows agree with it within "
     "the printed digits; it was the value that carbontracker of 2020 to 2022 fell back to when it had no live figure. "
     f"Tuned rows lie between {(paper.co2e_g_tuned / paper.energy_kwh_tuned).min():.0f} and "
-    f"{(paper.co2e_g_tuned / paper.energy_kwh_tuned).max():.0f}, which a rounded energy multiplied along with its rounding "
-    f"would do: {multiplied} of the {len(paper)} tuned energies are exactly 19 times the printed single one. "
+    f"{(paper.co2e_g_tuned / paper.energy_kwh_tuned).max():.0f}. A rounded energy that was multiplied, its rounding error "
+    f"included, would explain this spread: {multiplied} of the {len(paper)} tuned energies are exactly 19 times the printed single one. "
     f"On the grid of Bangladesh the same energy would weigh {local / eu:.1f} times as much. Ratios are not touched by that; "
     "the grams are."
 )
@@ -437,19 +437,26 @@ runs = runs[runs.profile.isin(["gpu", "paper"]) & (runs.dataset == "cifar100")]
 runs = runs[runs.tau_policy == "stochastic"]
 ours = ledger.paper_table("cifar100").query("loss == 'HKD' and method == 'ours'").iloc[0]
 printed_costs = (ours.gflops_millions, ours.energy_kwh, ours.co2e_g)
-rows = [("Rafat et al. (2023)", "", *printed_costs, "not known to us")]
+passes = {record["id"]: (record["shared"] or {"students": 1})["students"] for record in ledger.load()[0]}
+rows = [("Rafat et al. (2023)", "", "", *printed_costs, "not known to us")]
 for (name, model, epochs), group in runs.groupby(["profile", "model", "epochs"]):
     mean = group[["flops_forward", "energy_kwh", "co2e_g"]].mean()
     where = group.gpu.iloc[0] or group.cpu.iloc[0]
     how = f"{group.energy_how.iloc[0]}, n = {len(group)}, {where}"
     work = mean.flops_forward / compute.PAPER_UNIT
-    rows.append((f"this book, {name}, {epochs} epochs", model, work, mean.energy_kwh, mean.co2e_g, how))
+    together = " or ".join(str(n) for n in sorted(set(group.id.map(passes))))
+    rows.append((f"this book, {name}, {epochs} epochs", model, together, work, mean.energy_kwh, mean.co2e_g, how))
 if runs.empty:
-    rows.append(("this book", "", None, None, None, "not run yet"))
-columns = ["source", "student", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]
+    rows.append(("this book", "", "", None, None, None, "not run yet"))
+columns = ["source", "student", "students in its pass", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]
 caption = "One run with random τ, CIFAR-100."
 shown = pd.DataFrame(rows, columns=columns).style.format(precision=3, na_rep="–")
 shown.hide().set_caption(caption)
+
+# %% [markdown]
+# These amounts do not compare directly.
+# Students of one pass share the teacher's answers, and each row of this book is such a share: a run alone would count and take more ([chapter 9](09_frugal_engine.ipynb)).
+# A tenth of the images was kept for validation, hardware and engine are others, and so, probably, is what was metered.
 
 # %% [markdown]
 # ## What we learned

@@ -273,7 +273,8 @@ tried.style.format(precision=1).hide().apply(mark, axis=1).set_caption(caption)
 # Cells that differ by a few tenths differ by a handful of images, so bold marks a setting that works, not one that is proven best.
 #
 # Now the training: every network, every seed of the profile.
-# Runs that exist are returned as they are, so this cell is free the second time, and the later chapters use the same teacher.
+# Runs that exist are returned as they are, so this cell is free the second time.
+# (The teacher of the later chapters is a ResNet-18 too, of seed 0, which [chapter 1](01_carbon_problem.ipynb) trained.)
 
 # %% tags=["hide-output"]
 options = {"seeds": scale.seeds, "profile": profile}
@@ -643,7 +644,7 @@ with meter.block("exercises"):
 # %% [markdown]
 # All seeds here share one validation part, so a hard image is hard for every seed: the scatter seen may be smaller than that of fresh images.
 #
-# **Next:** [Classic distillation](03_classic_kd.ipynb), where the teacher of this chapter starts to teach.
+# **Next:** [Classic distillation](03_classic_kd.ipynb), where a network of the first kind starts to teach.
 #
 # **References**
 #

@@ -91,7 +91,9 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may clai
 #
 # Rafat and colleagues propose not to choose $\tau$ at all: draw it anew for every batch, and train once.
 # In the first revision of their code the law is a whole number, uniform on 2 to 20, both ends included.
-# (Their present code has a constant in its place; which range the paper's runs used could not be read.)
+# (Which range the paper's runs used could not be read.)
+# In that revision the drawn value is then not used: the loss returns the squared difference of the logits, which knows no temperature; the present code has a constant in place of the draw.
+# So no code of the method itself was there to be checked, and what follows is the method as the abstract describes it.
 #
 # $$\tau_b \sim \mathrm{Uniform}\{2, 3, \dots, 20\}$$
 #
@@ -240,7 +242,7 @@ table(rows, "Starting weights of the student")
 # A student is one run, but the way to it may be many.
 # So the costs in the next two tables are those of the whole procedure, as recorded when its runs were trained.
 # Evaluation is left out, and so is the teacher, which all share.
-# The columns *counted* and *metered* divide by the stochastic way: the first in FLOPs, forward and backward, the second in energy, or in time where no energy was seen.
+# The columns *computation* and *energy* divide by the stochastic way: the first counts FLOPs, forward and backward, the second is the recorded energy, or time where no energy was seen.
 # The first table has what is reached and the two ratios, the second the amounts behind the ratios.
 
 # %%
@@ -252,9 +254,9 @@ for epoch in ("last", "chosen"):
     reached = [stats.interval(way.scores(epoch=epoch)).percent() for way in ways.values()]
     columns[f"{epoch} epoch, %"] = [text.split(" %")[0] for text in reached]
 work = [way.flops() / stochastic.flops() for way in ways.values()]
-columns["counted"] = [f"{ratio:.3g} ×" for ratio in work]
-columns["metered"] = [f"{price[metered] / single:.3g} ×" for price in prices.values()]
-first = ["", "last epoch, %", "chosen epoch, %", "counted", "metered"]
+columns["computation"] = [f"{ratio:.3g} ×" for ratio in work]
+columns["energy"] = [f"{price[metered] / single:.3g} ×" for price in prices.values()]
+first = ["", "last epoch, %", "chosen epoch, %", "computation", "energy"]
 second = ["", *(head for head in columns if head not in first and "forward" not in head)]
 second.insert(2, next(head for head in columns if head.endswith("with backward")))
 print(f"Trained on {made_on(ways.values())}.")
@@ -267,7 +269,8 @@ table(amounts, "The amounts behind it: mean over seeds")
 # ± is half a 95 % interval of the mean over seeds; with few seeds it may reach beyond what an accuracy can be.
 # *Chosen epoch* is the epoch that validation prefers; the tuned way then chooses τ by that epoch too.
 # Energy marked *modelled* is an assumed power times seconds, so its ratios are ratios of time.
-# A fixed τ and a random one do the same work for each batch: where their *counted* ratios agree and their *metered* ones do not, the gap is the machine's, not the method's.
+# A fixed τ and a random one do the same work for each batch: where the ratios of their computation agree and those of their energy do not, the gap is the machine's, not the method's.
+# These runs were trained for this build, those on [the first page](../book/intro.md) are in the ledger: their seconds differ with the load of the machine, and so do modelled energies.
 # No epoch and no temperature in these tables was chosen on the test split.
 # Neither were the settings of the digits experiments: [chapter 2](02_teacher_training.ipynb) shows how validation chose them for students that learn alone.
 # Read the accuracies and the ratios as one statement: the first say what a procedure delivers, the second what it takes to have it delivered.
@@ -297,7 +300,7 @@ plots.cost_bars(rows_of(lambda way: way.records), value=value);
 # To be *equivalent*, the difference must be shown to lie within a margin, by two one-sided tests.
 # Neither follows from the other's absence: few seeds give wide intervals, and a wide interval is no evidence of equality.
 #
-# The margin is stated before looking, **one accuracy point**: the smallest loss at which somebody who deploys the student might rather pay for the grid.
+# The margin is the same in the whole book, **one accuracy point**: the smallest loss at which somebody who deploys the student might rather pay for the grid.
 # The paper's own numbers let us judge that choice.
 
 # %%
@@ -333,6 +336,7 @@ table(rows, f"Stochastic τ minus each, n = {len(scale.seeds)}; margin ± {100 *
 
 # %% [markdown]
 # The *p of equivalence* is the larger of the two one-sided tests': below 0.05 the difference lies within the margin.
+# Two such tests at 5 % belong to an interval of 90 %, so the 95 % interval beside them may reach a little beyond the margin.
 # *Better* or *worse* and *equivalent* can both be true: a difference that is there and too small to matter.
 # The four comparisons are not adjusted for being four, so a single one that just leaves out zero is weak evidence.
 #
@@ -405,16 +409,16 @@ Markdown(
 # Three remarks, each computed from the records above or from the ledger.
 #
 # **The ratio is the number of grid points.**
-# Every run of the grid does the same work as the one stochastic run, so their counted ratio is fixed before anything is trained.
+# Every run of the grid does the same work as the one stochastic run, so the ratio of computation is fixed before anything is trained.
 # It says how large a grid somebody else would have run, not how efficient a random temperature is.
 # Against a grid of five it would be five.
 
 # %% tags=["hide-input"]
 row, default = (list(ways).index(label) for label in (tuned.label, "KD, τ = 20"))
 Markdown(
-    f"Grid points: **{tuned.runs}**. Counted ratio: **{columns['counted'][row]}**. "
-    f"Metered ratio: **{columns['metered'][row]}**. "
-    f"One run with a fixed τ = 20, counted: {columns['counted'][default]}."
+    f"Grid points: **{tuned.runs}**. Ratio of computation: **{columns['computation'][row]}**, "
+    f"of energy: **{columns['energy'][row]}**. "
+    f"One run with a fixed τ = 20, computation: {columns['computation'][default]}."
 )
 
 # %% [markdown]
@@ -520,10 +524,10 @@ rows.style.hide().set_caption("Tuned against stochastic").set_properties(**{"whi
 
 # %% [markdown]
 # This book's ± is half a 95 % interval; what the paper's is, is not printed beside it.
-# The paper's ratios of emissions differ between data sets although a grid has one number of points; the [chapter before](03_classic_kd.ipynb) shows why they look multiplied.
-# This book's are metered or modelled run by run, and scatter with the clock.
+# The paper's ratios of emissions differ between data sets although a grid has one number of points; [chapter 1](01_carbon_problem.ipynb) shows why they look multiplied.
+# This book's are measured or modelled run by run, and scatter with the clock.
 # Its accuracies come from code that chooses the epoch on the test split, this book's do not.
-# What fixed temperatures and a random one reached on CIFAR-100 with the paper's epochs, with few seeds so far, stands on [the first page](../book/intro.md).
+# What fixed temperatures and a random one reached on CIFAR-100 with the hundred epochs of the paper's code, with few seeds so far, stands on [the first page](../book/intro.md).
 #
 # ## What we learned
 

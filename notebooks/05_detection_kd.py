@@ -98,8 +98,9 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may clai
 #
 # So its output for an image is a table of $P$ rows and $K + 1 + 4$ columns, and one pass through the network fills it.
 #
-# The paper distils such detectors on PASCAL VOC, from a VGG16 to a MobileNetV2.
-# This page does the same at two scales.
+# The paper reports mAP on PASCAL VOC.
+# Its repository points to an implementation that distils a detector with a VGG16 into one with a MobileNetV2; that the paper used this pair is our inference (section 7).
+# This page distils that pair at two scales.
 # The large profiles use VOC; the small ones use *digit scenes*, pictures that this book composes of scikit-learn's handwritten digits on coloured grounds, written in VOC's own file format.
 # The scenes are easy to make and hard to mistake for photographs: what they show is how the method behaves, not what it is worth on a street.
 #
@@ -315,7 +316,7 @@ print(f"bounded when each box is asked: {100 * bounded:.0f} %; when the means ar
 # ## 4. What does each way reach, and what does it cost?
 #
 # Four ways to get the same student, as in the [chapter before](04_stochastic_temperature.ipynb): without a teacher, with the constant $\tau = 20$ of the authors' classification code, with a tuned $\tau$, and with one drawn for every batch from 2 to 20.
-# The grid is shorter than the paper's at the small profiles, because every point of it is a training.
+# The grid is shorter than 2 to 20 at the small profiles, because every point of it is a training.
 # Equal seeds share starting weights and the order of the images.
 
 # %%
@@ -431,6 +432,7 @@ table(rows, "Terms of the loss in the last epoch, mean over batches and seeds")
 # ## 5. Is one run as good as the grid?
 #
 # Differences are taken within seeds, as in the chapter before, and the margin of equivalence is the same: **one point**, here of mAP.
+# Where mAP is low, one point is a large part of it, and *equivalent* says no more than that the difference is small in points.
 # The last column plans: with the spread of these differences, so many seeds would bring the interval down to half a point on either side.
 
 # %%
@@ -521,7 +523,7 @@ rows = pd.DataFrame(rows, columns=heads)
 table(rows, f"Average precision of each class, mean of {len(scale.seeds)} seeds")
 
 # %% [markdown]
-# One class has few objects, so its numbers move more than their mean does, and among many intervals some leave out zero by chance.
+# A single class has few objects, so its score varies more than the mean over classes does, and among many intervals some leave out zero by chance.
 # Do not pick the best row.
 #
 # ## 7. At the paper's scale
@@ -547,13 +549,14 @@ hint = torch.nn.Conv2d(192, 512, 1), torch.nn.Conv2d(512, 192, 1)
 biases = 2 * sum(built["student"].body.channels[:-1])  # two heads a map; that of the last has no depthwise convolution
 extra = {"student": parameters(hint[0]) + biases, "teacher": parameters(hint[1])}
 passes = {"student": compute.flops(compute.count(hint[0], (192, 38, 38)).macs), "teacher": 0}
-original = {"student": ("3.49", "1.61"), "teacher": ("26.83", "61.42")}  # 10^6 parameters, GFLOPs
+implementation = ledger.paper("Detection implementation").set_index("metric")
+original = {who: implementation[implementation[who].ne("") & implementation.method.eq("")].value for who in sizes}
 rows = []
 for who, network in sizes.items():
     own = counts[who].parameters, ours[who]
     whole = own[0] + extra[who], own[1] + passes[who]
     said = [f"{one[0] / 1e6:.2f}; {one[1] / 1e9:.2f}" for one in (own, whole)]
-    rows.append((who, network, *said, "; ".join(original[who])))
+    rows.append((who, network, *said, "; ".join(f"{value:.2f}" for value in original[who])))
 heads = ["", "network", "ours", "with the added pieces", "original"]
 table(pd.DataFrame(rows, columns=heads), "10⁶ parameters; GFLOPs of an image of 300 × 300, 20 classes")
 
@@ -577,6 +580,8 @@ voc = ledger.paper_table("voc").query("loss == 'HKD'").set_index("method")
 images = 5011 + 11540  # VOC 2007 and 2012 trainval
 epochs = voc.gflops_millions["ours"] * compute.PAPER_UNIT / (images * sum(ours.values()))
 print(f"The paper's FLOPs of one run are those of {epochs:.1f} epochs of forward passes.")
+scores = implementation.loc["map50"].set_index("method").value
+print(f"mAP in the implementation's README: {scores['base']:g} without distillation, {scores['best']:g} distilled.")
 reached = [f"{100 * voc.map50[way]:.2f} ± {100 * voc.spread[way]:.2f}" for way in ("tuned", "ours")]
 gap = f"{100 * (voc.map50['ours'] - voc.map50['tuned']):+.2f}".replace("-", "−")
 ratio = f"{voc.gflops_millions['tuned'] / voc.gflops_millions['ours']:.1f} ×"
@@ -594,11 +599,11 @@ heads = ["data", "tuned, %", "stochastic, %", "difference", "FLOPs"]
 table(pd.DataFrame(rows, columns=heads), "Tuned against stochastic, mAP")
 
 # %% [markdown]
-# The epochs in the line above are near the 70 that the implementation trains by default, so the paper's FLOPs are those of forward passes.
+# The epochs in the line above the table are near the 70 that the implementation trains by default, which suggests that the paper's FLOPs are those of forward passes of this pair.
 # Digit scenes are no photographs, so only the *difference* and the *FLOPs* of these rows may be set beside each other.
 # What the paper's ± is, and by which of the two rules its mAP is taken, is not printed beside it.
 # One more number belongs here.
-# The README of the implementation that the authors point to reports 68.6 for this student *without* distillation, and 69.99 for its best distilled one: both above the paper's distilled rows.
+# The README of the implementation that the authors point to gives this student, *without* distillation, the first score above the table, and its best distilled one the second: both lie above the paper's distilled rows.
 # Schedules or starting weights may well differ, and which of them do could not be read.
 # It does mean that the paper's VOC rows compare two ways of choosing $\tau$, and that nothing printed beside them says what distilling was worth.
 #

@@ -223,9 +223,9 @@ Markdown(
 #
 # CRD looks at the layer below the logits.
 # Features of student and teacher go through one linear map each, to vectors $v_s$, $v_t$ of length 1.
-# For one image, its own pair has to be told from pairs with $K$ images of other classes, the *negatives*:
+# For one image, its own pair has to be told from pairs with $N$ images of other classes, the *negatives*:
 #
-# $$h(c) = \frac{e^{c/\tau}}{Z}, \qquad P(c) = \frac{h(c)}{h(c) + K}, \qquad D = -\log P(c_{\text{own}}) - \sum_{\text{negatives}} \log\big(1 - P(c_{\text{negative}})\big)$$
+# $$h(c) = \frac{e^{c/\tau}}{Z}, \qquad P(c) = \frac{h(c)}{h(c) + N}, \qquad D = -\log P(c_{\text{own}}) - \sum_{\text{negatives}} \log\big(1 - P(c_{\text{negative}})\big)$$
 #
 # Here $c = v_s \cdot v_t$ is the cosine of a pair, and $Z$ a normaliser that is estimated once, from the first batch.
 # The loss is the sum of two such $D$: the student's vector among the teacher's, and the teacher's among the student's.
@@ -400,7 +400,7 @@ ways = {label: ways[label] for label in ranked}
 print(f"Trained on {made_on(ways.values())}.")
 
 # %% [markdown]
-# Cost is that of one training as recorded, relative to KD with τ = 20: *counted* in FLOPs, forward and backward, *metered* in energy, or in time where no energy was seen.
+# Cost is that of one training as recorded, relative to KD with τ = 20: *computation* counts FLOPs, forward and backward, *energy* is the recorded one, or time where no energy was seen.
 # Peers and the embeddings of CRD are in it, and so are the frozen teacher's forward passes; the teacher's own training is not.
 
 # %%
@@ -420,8 +420,8 @@ rows = {
     "": list(ways),
     "weights": [weights_of(way) for way in ways.values()],
     "test accuracy, %": [text.split(" %")[0] for text in reached],
-    "counted": [f"{way.flops() / one.flops():.3g} ×" for way in ways.values()],
-    "metered": [f"{price[metered] / unit:.3g} ×" for price in prices],
+    "computation": [f"{way.flops() / one.flops():.3g} ×" for way in ways.values()],
+    "energy": [f"{price[metered] / unit:.3g} ×" for price in prices],
 }
 energy = list(columns)[-2]
 rows[f"energy, {energy}"] = columns[energy]
@@ -439,7 +439,7 @@ Markdown(
 
 # %% [markdown]
 # ± is half a 95 % interval of the mean over seeds.
-# Inside one loss, a fixed and a random τ do the same work for each batch: where their *counted* costs agree and their *metered* ones do not, the gap is the clock's.
+# Inside one loss, a fixed and a random τ do the same work for each batch: where their computation agrees and their energy does not, the gap is the clock's.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each combination of loss and temperature."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval. Colours: fixed \u03c4 or none, learnt, random, no teacher.", "name": "figure-losses"}}
 rows = [ledger.table(list(way.records)).assign(role=way.role, label=way.label) for way in ways.values()]

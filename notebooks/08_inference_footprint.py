@@ -188,9 +188,9 @@ Markdown(
 )
 
 # %% [markdown]
-# Fewer multiplications are not as much less time, and why is no secret.
+# Time falls less than the MACs do.
 # A depthwise convolution multiplies little for each number that it fetches, so it waits for memory; many small layers each pay for being started.
-# With a single image, and with tiny ones, starting is nearly all there is.
+# With tiny images, one at a time, starting the layers takes most of the time.
 # Whoever reports FLOPs has reported a promise; the clock says what the device keeps of it.
 #
 # ## 2. Joules, grams, and the paper's bars
@@ -237,7 +237,7 @@ for (network, method), bar in bars.iterrows():
 table(rows, f"Paper, Figure 1 b and c (device not stated there), beside the ratios of this {machine}")
 
 # %% [markdown]
-# The watts are those of a graphics card, PUE and all, which agrees with the code; seconds here and there are not to be compared, only ratios are.
+# Such watts are plausible for a graphics card and the overhead of a data centre; seconds here and there are not to be compared, only ratios are.
 # Neither method nor temperature shows in the bars, nor should it: *tuned* and *ours* of one student are the same network, so their differences say how far such a bar can be trusted.
 #
 # ## 3. Is it still the same network?
@@ -310,12 +310,13 @@ table(rows, caption) if rows else Markdown(f"*{reason}* The rest of this section
 if whole:
     plain_val, int8_val = np.transpose(levels)
     lost = stats.interval(plain_val - int8_val)
-    shown_by_seeds = stats.equivalence(int8_val, plain_val, MARGIN) if lost.sd > 0 else "without spread, which shows nothing"
+    test = stats.equivalence(int8_val, plain_val, MARGIN)
+    shown_by_seeds = f"the p of equivalence is {test.p:.2g}" if lost.sd > 0 else "seeds without spread show nothing"
     before = [run.record["result"]["chosen"]["test_accuracy"] for run in stochastic_runs]
     after = [evaluate(int8, dataset.test, dataset)["accuracy"] for int8 in whole]
     told = (
         f"On validation eight bits lose {lost.points(2)}: **{'accepted' if lost.mean < MARGIN else 'not accepted'}** by the rule; "
-        f"as evidence they are {shown_by_seeds}. "
+        f"as evidence, {shown_by_seeds}. "
         f"The test split, read once ({len(dataset.test)} images): {stats.interval(before).percent()} with 32 bits, "
         f"{stats.interval(after).percent()} with 8; the difference, paired by seed, is "
         f"{stats.paired(after, before).points(2)}. Activations have {whole[0].bits} bits here."

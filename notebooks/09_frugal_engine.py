@@ -96,7 +96,7 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**, device **{device
 # Here is that step at the paper's size, colour images of 32 × 32 pixels and 100 classes, as most tutorials write it, and as this book takes it.
 # The pictures are random: speed does not depend on what they show.
 # The parts are timed one by one; the whole step of this book is one of its training loop.
-# On a CPU it is timed with as many threads as the profile trains with: two threads that wait for each other on a busy machine time the neighbours.
+# On a CPU it is timed with as many threads as the profile trains with: on a busy machine, threads that wait for each other would measure other programs.
 
 # %%
 torch.set_num_threads(scale.threads or torch.get_num_threads())
@@ -269,7 +269,7 @@ table(rows, "Computation of a grid that shares its teacher, forward and backward
 #
 # If a view comes again, the teacher's answer can be kept.
 # How many views there are is decided by the augmentation: a flip has two, a crop with four pixels of padding has 81, a rotation has no end of them.
-# What keeping would take and save can be said before anything is stored, here for images and epochs of the paper's CIFAR-100:
+# What keeping would take and save can be said before anything is stored, here for CIFAR-100 with the epochs of the paper's code:
 
 # %%
 paper = experiments.resolve("cifar100/resnet18-mobilenetv2-kd", experiments.profile("paper").overrides)
@@ -287,7 +287,8 @@ rows = [
 table(rows, f"Keeping answers: {photos:,} images, 100 classes, {paper['epochs']} epochs, first run")
 
 # %% [markdown]
-# The more views, the larger the table and the rarer a view that comes again; the paper's rotate, so the first three rows are what-ifs.
+# The more views, the larger the table and the rarer a view that comes again; the paper's code rotates, so the first three rows are what-ifs.
+#
 # Runs that share the seed of their data meet the same views epoch by epoch, rotation or not: for them one answer per image and epoch is enough, and all but the first run find every one.
 # The table is read by the processor: on a GPU every step waits for it.
 # An answer is believed only for the very pixels that it was given for: a table that confuses views would teach from another picture, and no error would tell.
@@ -349,7 +350,7 @@ table(rows, f"Test accuracy, differences in points, 95 % interval over {len(scal
 #
 # ## 6. The bill of the paper's experiment
 #
-# Now the paper's own size, CIFAR-100 with all its epochs and a grid of its temperatures.
+# Now the size of the paper's code, CIFAR-100 with all its epochs and a grid of its temperatures.
 # Its price on *this* device follows from the parts of the step in section 1: some are paid by each student, some once for all.
 # Nothing in this table was run to the end; it is a price list. (Section 9 has whole runs, on a GPU.)
 
@@ -393,7 +394,7 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
 # A *rung* is the plain step with one more saving, *the product* the whole loop of this book.
 # The first table is of the machine that ran most of them, the second shows the product in every session so far.
-# *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not tell them.
+# *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not record them.
 # What each saving leaves of the answer stands beside it, with the tests that show it:
 
 # %% tags=["hide-input"]
@@ -463,7 +464,7 @@ Markdown(f"{'; '.join(spans)}." if spans else "")
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds; its quartiles are those of single turns, where they were kept.
 # It still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
 # A single large ratio is therefore no promise; the span over the sessions is what to expect.
-# In earlier sessions the plain step had the layers of this book, which keep fewer maps; later ones have PyTorch's own, and the rung of sixteen bits brings those of this book: ratios to the two do not compare.
+# Ratios to a plain step of this book's layers and to one of PyTorch's do not compare.
 # Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it keeps the smaller part, and a GPU gains by other means (section 8).
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
@@ -521,10 +522,11 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # There the kernels of a step are recorded once, as a CUDA graph, and from then on started at one stroke: those that make the views, those of the teacher, those of the student from its answer to its update.
 # Students that share a pass have a queue each, which the GPU may serve at the same time.
 # The kernels are those that Python would start.
-# Only one kind is missing: a batch normalisation takes the bias just before it away again, with the mean.
-# There it is not added, its gradient, which is zero, is not computed, and weight decay does not reach it.
+# Only one kind is missing: biases just before a batch normalisation are skipped, because it subtracts them with the mean.
+# Such a bias stays as it was: its gradient would be zero, and weight decay does not reach it.
 #
-# The rungs of section 7 on a GPU, where Python starts each kernel; the product, with its kernels recorded; nineteen students in one pass against nineteen passes; eight stacked into one network against eight in queues; an evaluation of one batch; the limit of the device. *Time in kernels* is MobileNetV2's step again, while a profiler watched:
+# The table has the rungs of section 7, started one by one, and the product with its graph.
+# *Together* is nineteen students in one pass against nineteen passes, *as one network* eight stacked students against eight in queues, *time in kernels* MobileNetV2's step under a profiler:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
@@ -601,7 +603,7 @@ table(rows, f"CIFAR-100: the paper's procedures, this book's single runs ({', '.
 # Students of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
 # Runs with a `data_seed` share batches and views over all seeds, so their intervals leave out what another order would have changed; the others share them within a seed.
 # All seeds of a length ask for one teacher, *resnet18-base* of that length with seed 0, so no interval holds what another would have changed.
-# Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are those of its best epoch on the test images.
+# Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are probably those of the best epoch on its test images, as its code does.
 # *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
 
 # %% tags=["hide-input"]

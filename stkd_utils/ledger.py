@@ -128,7 +128,8 @@ def paper(table="Table 4"):
     """The paper's numbers as printed, one a row: a tidy DataFrame; every row names its source.
 
     ``table`` None gives all. ``origin`` tells "paper" (printed there) from "figure" (measured in a picture),
-    "repository" (the authors' stored outputs) and "computed". Raises `LedgerError` for a table that is not there.
+    "repository" (the authors' stored outputs), "third party" (printed by others) and "computed". Raises `LedgerError`
+    for a table that is not there.
     """
     rows = pd.read_csv(_file("paper.csv"), keep_default_na=False)
     if table is None:

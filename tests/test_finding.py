@@ -100,10 +100,33 @@ def test_a_damaged_ledger_stops_the_book(filled):
 
 
 def test_verdicts_are_sentences_computed_from_the_runs(filled):
-    first, second = finding.verdicts().splitlines()
-    assert "+1.00 ± 0.00 points (n = 2 seeds)" in first
+    lead, first, second = finding.verdicts().splitlines()
+    assert lead == (
+        "**The saving is certain: one training instead of 3, and a fixed temperature saves as much. "
+        "Its price in accuracy is not: 2 seeds do not decide.**"
+    )
+    assert "random minus grid +1.00 ± 0.00 points (n = 2)" in first
     assert "reached 91.0 %; a grid of 3 temperatures, for 3 times the computation, 90.0 %" in first
     assert "τ = 20" in second and "74.0 %" in second and "**not decided (no spread)**" in second
+
+
+def test_a_decided_difference_is_not_called_open(tmp_path, monkeypatch):
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
+    kd = "digits/resnet18-mobilenetv2"
+    rows = [record(f"{kd}-kd", seed, 0.90 - tau / 100, tau, "fixed") for seed in range(3) for tau in (2, 4)]
+    rows += [record(f"{kd}-stochastic", seed, 0.95 + seed / 1000, None, "stochastic") for seed in range(3)]
+    ledger.append(rows)
+    lead, first = finding.verdicts().splitlines()
+    assert lead == "**The saving is certain: one training instead of 2.**" and "**better**" in first
+
+
+def test_how_far_equal_runs_move_is_said_where_some_were_trained_again(filled):
+    (filled / "repeats.csv").write_text(
+        "id,experiment,seed,test_accuracy,ledger,cpu\n"
+        "digits/resnet18-mobilenetv2-stochastic-None-0,x,0,0.94,a,b\n"
+        "digits/resnet18-mobilenetv2-stochastic-None-1,x,1,0.95,a,b\nunknown,x,1,0.1,a,b\n"
+    )
+    assert "moved by 3.5 points (root of the mean square, 2 pairs)." in finding.verdicts()
 
 
 def test_a_run_with_a_seed_that_the_rival_lacks_does_not_enter_the_finding(filled):
@@ -157,7 +180,7 @@ def test_each_way_at_the_papers_size_has_the_seeds_it_has(larger):
     assert "up to 1.00 points apart" in finding.larger()
     said = finding.larger_verdict()
     assert "has reached 67.3 % so far (n = 2)" in said
-    assert said.endswith("against τ = 20 −3.40 points (n = 1), **not decided**.")
+    assert said.endswith("minus τ = 20 −3.40 points (n = 1), **not decided**.")
 
 
 def test_part_of_a_grid_is_no_grid(larger):
@@ -187,9 +210,9 @@ def test_random_runs_alone_at_the_papers_size(tmp_path, monkeypatch):
 
 def test_a_seed_that_the_others_lack_is_left_out_of_the_differences(filled):
     kd = "digits/resnet18-mobilenetv2"
-    before = finding.verdicts().split("difference is ")[1:]
+    before = finding.verdicts().split("random minus ")[1:]
     ledger.append([record(f"{kd}-stochastic", 7, 0.20, None, "stochastic")])
-    assert finding.verdicts().split("difference is ")[1].split(":")[0] == before[0].split(":")[0]
+    assert finding.verdicts().split("random minus ")[1].split(",")[0] == before[0].split(",")[0]
 
 
 def test_a_temperature_with_a_seed_of_its_own_leaves_the_grid_whole(filled):

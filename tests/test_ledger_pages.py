@@ -77,7 +77,7 @@ def test_rows_of_a_notebook_report_fit(here):
 def test_table_4_of_the_paper_is_whole_and_every_number_has_a_source():
     everything = ledger.paper(None)
     assert (everything.source.str.len() > 0).all()
-    assert set(everything.origin) == {"paper", "figure", "repository", "computed"}
+    assert set(everything.origin) == {"paper", "figure", "repository", "third party", "computed"}
     assert everything.value.dtype == float and everything.value.notna().all()
     table = ledger.paper()
     assert len(table) == 4 * 3 * 2 * 5 and (table.origin == "paper").all()
