@@ -558,7 +558,7 @@ Markdown(
 # %% [markdown]
 # A likely reason: a convolution of one channel at a time does little arithmetic for each number that it fetches, and many small layers each have a fixed price.
 # So a saving in MACs is a promise, and time (or metered energy) is what is delivered.
-# It differs by machine, which is why every table here names its own.
+# It differs by machine, which is why every table here names its own, and by form: these networks are as trained, and [chapter 8](08_inference_footprint.ipynb) folds them first.
 
 # %% [markdown]
 # ## At the paper's scale
