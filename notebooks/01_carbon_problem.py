@@ -69,6 +69,7 @@ from IPython.display import Markdown
 from torch import nn
 
 from stkd_utils import carbon, compute, experiments, ledger, models, plots
+from stkd_utils.procedures import made_on, recorded
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 scale = experiments.profile(profile)
@@ -342,7 +343,7 @@ exact, rows = ratios["to the last digit"].sum(), len(ratios)
 chance = (0.01 / (0.1 * paper.co2e_g_ours)).max()
 Markdown(
     f"In {exact} of {rows} rows the tuned grams are a one-decimal multiple of the single run to the last printed digit. "
-    f"By chance a row with two decimals would be so with a probability of at most {100 * chance:.2f} %. "
+    f"By chance a row with two decimals would be so with a probability of about {100 * chance:.2f} % or less. "
     "So these costs were most likely computed, as one metered run times a number of runs, rather than metered run by run. "
     f"That is a fair estimate of a grid, if it is named as one. The number ranges from {ratios['nearest multiple'].min():g} to "
     f"{ratios['nearest multiple'].max():g}, while the computation says {ratios['GFLOPs ratio'].min():.0f} or "
@@ -432,23 +433,23 @@ pd.DataFrame(states, columns=["claim", "state", "why"]).style.hide().set_caption
 # So the last comparison sets one distillation with random τ on CIFAR-100 side by side, in the paper and in this book's ledger (profiles `gpu` and `paper`):
 
 # %% tags=["hide-input"]
-runs = ledger.table()
-runs = runs[runs.profile.isin(["gpu", "paper"]) & (runs.dataset == "cifar100")]
-runs = runs[runs.tau_policy == "stochastic"]
+one = "cifar100/resnet18-mobilenetv2-stochastic"
 ours = ledger.paper_table("cifar100").query("loss == 'HKD' and method == 'ours'").iloc[0]
 printed_costs = (ours.gflops_millions, ours.energy_kwh, ours.co2e_g)
-passes = {record["id"]: (record["shared"] or {"students": 1})["students"] for record in ledger.load()[0]}
-rows = [("Rafat et al. (2023)", "", "", *printed_costs, "not known to us")]
-for (name, model, epochs), group in runs.groupby(["profile", "model", "epochs"]):
-    mean = group[["flops_forward", "energy_kwh", "co2e_g"]].mean()
-    where = group.gpu.iloc[0] or group.cpu.iloc[0]
-    how = f"{group.energy_how.iloc[0]}, n = {len(group)}, {where}"
-    work = mean.flops_forward / compute.PAPER_UNIT
-    together = " or ".join(str(n) for n in sorted(set(group.id.map(passes))))
-    rows.append((f"this book, {name}, {epochs} epochs", model, together, work, mean.energy_kwh, mean.co2e_g, how))
-if runs.empty:
-    rows.append(("this book", "", "", None, None, None, "not run yet"))
-columns = ["source", "student", "students in its pass", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]
+rows = [("Rafat et al. (2023)", "", *printed_costs, "not known to us")]
+for size in ("gpu", "paper"):
+    asked = experiments.resolve(one, experiments.profile(size).overrides)
+    way = recorded(ledger.load()[0], asked, one, size, "KD, stochastic τ", "stochastic tau")
+    label = f"this book, {size}, {asked['epochs']} epochs"
+    if way is None:
+        rows.append((label, "", None, None, None, "not run yet"))
+        continue
+    spent = pd.DataFrame([record["cost"]["train"] for record in way.records])[["energy_kwh", "co2e_g"]]
+    passes = sorted({(record.get("shared") or {"students": 1})["students"] for record in way.records})
+    work = way.flops(backward=False) / compute.PAPER_UNIT
+    how = f"n = {len(way.records)}, {made_on([way])}"
+    rows.append((label, " or ".join(map(str, passes)), work, *spent.astype(float).mean(), how))
+columns = ["source", "students in its pass", "10⁶ GFLOPs, forward", "kWh", "g CO₂e", "how known"]
 caption = "One run with random τ, CIFAR-100."
 shown = pd.DataFrame(rows, columns=columns).style.format(precision=3, na_rep="–")
 shown.hide().set_caption(caption)

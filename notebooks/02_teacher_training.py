@@ -62,6 +62,8 @@ repeats = 15  # timed forward passes per network and batch size in section 6
 # What executing this page once has cost, as recorded in the ledger:
 
 # %%
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -71,6 +73,7 @@ from IPython.display import Markdown
 from scipy.stats import t as student_t
 
 from stkd_utils import carbon, compute, data, experiments, hardware, ledger, models, plots, stats
+from stkd_utils.procedures import made_on, recorded
 from stkd_utils.protocol import Protocol
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 from stkd_utils.seeding import generator
@@ -152,7 +155,7 @@ print(f"pixels after normalising: mean {ready.mean():+.3f}, deviation {ready.std
 # Each image of a batch gets its own view, from a generator that belongs to the run.
 # Validation and test images are never augmented: they are the same for every network and every epoch.
 #
-# On eight pixels a rotation by ten degrees is a slight thing, and it is read off by interpolation, which blurs.
+# On eight pixels a rotation by ten degrees is a slight thing, and it is read off by interpolation, which blurs (the paper's code takes the nearest pixel instead).
 # Compare the first picture with the others:
 
 # %% mystnb={"image": {"alt": "Ten views of one and the same training image, each rotated or shifted a little differently; the first is the original."}, "figure": {"caption": "One image as it is (top left), and nine augmented views of it.", "name": "fig-views"}}
@@ -571,15 +574,16 @@ abstract = ledger.paper("Abstract").query("method == 'teacher' and metric == 'ac
 rows = [(row.dataset, "paper, abstract", f"{row.value:.2f} %", "") for row in abstract.itertuples()]
 logged = ledger.paper("Repository notebook").query("method == 'teacher'").iloc[0]
 rows.append((logged.dataset, "authors' repository", f"{logged.value:.2f} %", "best epoch on the test set"))
-trained = ledger.table()
-trained = trained[trained.profile.isin(["gpu", "paper"]) & (trained.experiment.str.endswith("resnet18-base"))]
-for spoken, name in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100")):
-    found = trained[trained.dataset == name]
-    for (level, epochs), group in found.groupby(["profile", "epochs"]):
-        how = f"last epoch, {group.gpu.iloc[0] or group.cpu.iloc[0]}"
-        rows.append((spoken, f"this book, {level}, {epochs} epochs", stats.interval(group.test_accuracy).percent(2), how))
-    if found.empty:
-        rows.append((spoken, "this book", "not run yet", ""))
+for (spoken, name), size in itertools.product({"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}.items(), ("gpu", "paper")):
+    base = f"{name}/resnet18-base"
+    settings = experiments.resolve(base, experiments.profile(size).overrides)
+    way = recorded(ledger.load()[0], settings, base, size, "teacher", "teacher")
+    label = f"this book, {size}, {settings['epochs']} epochs"
+    if way is None:
+        rows.append((spoken, label, "not run yet", ""))
+    else:
+        where = made_on([way]).split(", CPU threads")[0]
+        rows.append((spoken, label, stats.interval(way.scores()).percent(2), f"last epoch, {where}"))
 teachers = pd.DataFrame(rows, columns=["data", "source", "teacher's accuracy", "note"]).sort_values(
     "data", kind="stable"
 )

@@ -349,7 +349,7 @@ table(rows, f"Stochastic τ minus each, n = {len(scale.seeds)}; margin ± {100 *
 rows = []
 for way in others:
     gap = stats.paired(stochastic.scores(), way.scores())
-    planned = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 else "unknown"
+    planned = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 and gap.sd > 1e-9 else "unknown"
     rows.append((way.label, f"± {100 * gap.half_width:.2f}", gap.n, planned))
 heads = ["against", "interval now, points", "seeds now", "seeds for ± 0.5 points"]
 rows = pd.DataFrame(rows, columns=heads)

@@ -440,7 +440,7 @@ MARGIN = 0.01
 verdicts = {way.label: verdict(stochastic, way, MARGIN) for way in (alone, fixed, tuned)}
 for way in (alone, fixed, tuned):
     gap, row = stats.paired(stochastic.scores(), way.scores()), verdicts[way.label]
-    row["seeds for ± 0.5"] = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 else "unknown"
+    row["seeds for ± 0.5"] = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 and gap.sd > 1e-9 else "unknown"
     if profile == "smoke":
         row["the data say"] = "nothing at this scale"
 rows = pd.DataFrame(verdicts.values())

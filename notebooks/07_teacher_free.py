@@ -425,7 +425,8 @@ for name, way in ways.items():
     ece = stats.interval([record["result"]["last"]["test_ece"] for record in way.records])
     rows.append((name, ece.percent().split(" %")[0], f"{np.exp(np.mean(np.log(needed))):.2f}"))
     pooled = metrics.reliability(torch.cat(answers), labels.repeat(len(answers)), bins=10)
-    bins.append(pooled.assign(**looks[name]))
+    images_each = pooled.images / len(answers)  # all seeds see the same images: an interval counts each of them once
+    bins.append(pooled.assign(images=images_each, **looks[name]))
 heads = ["way", "ECE on test, %", "τ that calibrates"]
 table(pd.DataFrame(rows, columns=heads), f"Calibration, n = {len(scale.seeds)}; τ: geometric mean over seeds")
 

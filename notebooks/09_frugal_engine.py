@@ -400,8 +400,8 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # %% tags=["hide-input"]
 bench = ledger.benchmarks()
 proofs = {  # of each benchmark by the end of its name: what is left of the answer, and which tests show it
-    "batched augmentation": ("torchvision's views, up to rounding", "augmentation"),
-    "crop, flip, rotation": ("torchvision's views, up to rounding", "augmentation"),
+    "batched augmentation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
+    "crop, flip, rotation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
     "teacher folded, no graph": ("same logits, up to rounding", "engine"),
     "student channels-last": ("same update, up to rounding", "profiling"),
     "in low precision": ("other digits: section 2, and verdicts below", "engine"),
@@ -610,7 +610,7 @@ table(rows, f"CIFAR-100: the paper's procedures, this book's single runs ({', '.
 hkd = printed.loc["HKD", "ours"].energy_kwh
 taken = [r for (name, _, epochs, changed, _), runs in groups.items() for r in runs.values() if name.endswith("-mobilenetv2-stochastic") and epochs == paper["epochs"] and not changed]
 taken = [r for r in taken if r["cost"]["train"]["components"]["gpu"]["kwh"] is not None]
-shared = sum(r["shared"] is not None for r in taken)
+shared = sum(r.get("shared") is not None for r in taken)
 taken = [r["cost"]["train"]["energy_kwh"] for r in taken]
 once = "*No run of the paper's 100 epochs with random τ is in the ledger yet.*"
 if taken:
@@ -623,7 +623,7 @@ kd = "cifar100/resnet18-mobilenetv2-kd"
 others = {"no teacher": ("cifar100/mobilenetv2-base", None), "τ = 4": (kd, 4), "τ = 20": (kd, 20)}
 rows = []
 for (experiment, _, *rest), runs in groups.items():
-    for label, key in others.items() if experiment.endswith("-stochastic") and "-mobilenetv2-" in experiment else ():
+    for label, key in others.items() if experiment.endswith("resnet18-mobilenetv2-stochastic") else ():
         rivals = groups.get((*key, *rest), {})
         if common := sorted(runs.keys() & rivals.keys()):
             random, other = (Procedure(label, "stochastic tau", tuple(way[seed] for seed in common)) for way in (runs, rivals))

@@ -153,7 +153,14 @@ def verdict(one, other, margin):
     and where all seeds differ by one and the same number of test images: accuracies come in steps of an image, and an
     interval of width zero would claim more than a few seeds can know.
     Introduced in notebook 04.
+
+    Raises ValueError where their seeds are not the same.
     """
+    if one.seeds != other.seeds:
+        raise ValueError(
+            f"'{one.label}' and '{other.label}' are compared seed by seed, so they need the same seeds; "
+            f"got {one.seeds} and {other.seeds}."
+        )
     gap = stats.paired(one.scores(), other.scores())
     test = stats.equivalence(one.scores(), other.scores(), margin)
     said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
@@ -185,8 +192,9 @@ def recorded(records, asked, experiment, profile, label, role):
 
 
 def differing(record, asked):
-    """The settings of a run, but for tau, that are not as in ``asked``: a dict; what ``asked`` lacks counts as None."""
-    return {key: value for key, value in record["asked"].items() if key != "tau" and value != asked.get(key)}
+    """The settings of a run, but for tau, that are not as in ``asked``: a dict; what either lacks counts as None."""
+    run = {**dict.fromkeys(asked), **record["asked"]}
+    return {key: value for key, value in run.items() if key != "tau" and value != asked.get(key)}
 
 
 def _finished(record):

@@ -32,13 +32,16 @@ def order(split, batch_size, generator=None):
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1; got {batch_size!r}.")
-    count = len(split)
     if generator is None:
-        positions = torch.arange(count)
+        positions = torch.arange(len(split))
     else:
-        positions = torch.randperm(count, generator=generator)
-        positions = positions[: count - 1] if batch_size > 1 and count % batch_size == 1 else positions
+        positions = torch.randperm(len(split), generator=generator)[: shown(len(split), batch_size)]
     yield from positions.to(split.labels.device).split(batch_size)
+
+
+def shown(count, batch_size):
+    """How many of ``count`` images a shuffled pass shows: all but one where that would be a batch of its own."""
+    return count - 1 if batch_size > 1 and count % batch_size == 1 else count
 
 
 def batches(split, batch_size, generator=None):

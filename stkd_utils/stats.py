@@ -49,18 +49,20 @@ class Equivalence:
 
     ``p`` is the larger p-value of the two one-sided tests, ``equivalent`` whether it is below the level, ``interval``
     the confidence interval of the difference that lies inside the margin exactly when they are equivalent, ``margin``
-    what was asked. ``equivalent`` False means "not shown", never "different".
+    and ``level`` what was asked. ``equivalent`` False means "not shown", never "different".
     """
 
     p: float
     equivalent: bool
     interval: Interval
     margin: float
+    level: float = 0.05
 
     def __str__(self):
         verdict = "equivalent" if self.equivalent else "not shown to be equivalent"
         reason = "a single pair decides nothing" if self.interval.n < 2 else f"p = {self.p:.2g}"
-        return f"{verdict} within ± {100 * self.margin:g} points: {self.interval.points(2)}, {reason}"
+        level = f"{100 * (1 - 2 * self.level):g} % interval"
+        return f"{verdict} within ± {100 * self.margin:g} points: {self.interval.points(2)}, {level}, {reason}"
 
 
 def interval(values, confidence=0.95):
@@ -106,12 +108,12 @@ def equivalence(a, b, margin, level=0.05):
         raise ValueError(f"The margin of an equivalence must be a finite number above 0; got {margin!r}.")
     gap = paired(a, b, confidence=1 - 2 * level)
     if gap.n < 2:
-        return Equivalence(math.nan, False, gap, margin)
+        return Equivalence(math.nan, False, gap, margin, level)
     slack = margin - abs(gap.mean)
     error = gap.sd / math.sqrt(gap.n)
     t = slack / error if error else (math.inf if slack > 0 else -math.inf)
     p = float(stdtr(gap.n - 1, -t))
-    return Equivalence(p, p < level, gap, margin)
+    return Equivalence(p, p < level, gap, margin, level)
 
 
 def seeds_needed(sd, half_width, confidence=0.95):

@@ -16,6 +16,7 @@ from .engine import default_device
 from .objectives import Distillation, Objective, Supervised, Teacher
 from .seeding import OwnRandom, generator, gpus
 from .sharing import metered
+from .splits import shown
 from .validation import Fit, evaluate
 
 __all__ = [
@@ -286,7 +287,7 @@ def _pass(trainers, epoch, lanes):
     """Once over the training images, for all trainers; their generators are in the same state before and after."""
     first = trainers[0]
     size, generators = first.protocol.batch_size, first.generators
-    count = math.ceil(len(first.dataset.train) / size)
+    count = math.ceil(shown(len(first.dataset.train), size) / size)
     for trainer in trainers:
         trainer.start_epoch()
     for number, batch in enumerate(first.dataset.epoch(size, first.augmentation, generators, epoch)):

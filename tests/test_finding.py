@@ -16,9 +16,7 @@ COST = {
 
 def record(experiment, seed, accuracy, tau=None, policy=None, **changes):
     metrics = {"epoch": 2, "val_accuracy": accuracy, "val_loss": 0.3, "test_accuracy": accuracy, "test_loss": 0.4}
-    asked = {"dataset": "digits", "model": "mobilenetv2", "method": "kd" if policy else "base"}
-    asked |= {"tau_policy": policy} if policy else {}
-    asked |= {"tau": tau} if tau else {}
+    asked = finding.resolved(experiment, "quick", {"tau": tau} if tau else {})
     drawn = {"policy": policy, "draws": 20, "mean": 4.0, "min": 2.0, "max": 20.0} if policy else None
     return {
         "schema": 1, "id": f"{experiment}-{tau}-{seed}", "experiment": experiment, "profile": "quick", "seed": seed,

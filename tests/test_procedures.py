@@ -107,6 +107,7 @@ def test_a_run_with_other_settings_is_a_variant_and_no_point_of_the_grid():
     found = recorded([*dated, shorter], PLAIN, "a", "gpu", "grid", "KD tuned tau")
     assert list(found.records) == dated
     assert differing(shorter, PLAIN) == {"epochs": 1} and differing(dated[0], PLAIN) == {}
+    assert differing(dated[0], {**PLAIN, "train_fraction": 0.1, "data_seed": None}) == {"train_fraction": None}
 
 
 def test_a_grid_that_is_still_being_filled_is_read_as_far_as_every_seed_got():
@@ -144,6 +145,11 @@ def test_verdicts(shift, said):
     base = [0.9, 0.91, 0.92]
     found = verdict(way("one", [a + b for a, b in zip(base, shift, strict=True)]), way("other", base), 0.01)
     assert found["the data say"] == said and found["against"] == "other"
+
+
+def test_ways_with_different_seeds_are_not_compared():
+    with pytest.raises(ValueError, match=r"need the same seeds; got \[0, 1, 2\] and \[0, 1\]"):
+        verdict(way("one", [0.9, 0.91, 0.92]), way("other", [0.9, 0.91]), 0.01)
 
 
 def test_a_single_seed_decides_nothing():

@@ -104,7 +104,7 @@ def test_equal_differences_and_single_pairs():
 
 def test_equivalence_says_what_it_shows():
     close = stats.equivalence([0.931, 0.929, 0.930], [0.930, 0.930, 0.930], 0.01)
-    assert str(close).startswith("equivalent within ± 1 points: ")
+    assert str(close).startswith("equivalent within ± 1 points: ") and ", 90 % interval, p = " in str(close)
     far = stats.equivalence([0.95, 0.91, 0.93], [0.93, 0.93, 0.93], 0.01)
     assert str(far).startswith("not shown to be equivalent within ± 1 points: ")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from stkd_utils import carbon, data, losses, models, temperature
+from stkd_utils import carbon, compute, data, losses, models, temperature
+from stkd_utils.experiments import recording
 from stkd_utils.protocol import Protocol
 from stkd_utils.training import Distillation, Diverged, Supervised, Trainer, evaluate
 
@@ -58,6 +59,24 @@ def test_rate_scales_with_batch_and_shape_scales_with_epochs():
 
 def test_one_epoch_trains_at_the_full_rate():
     assert Protocol(epochs=1).lr_at(1, 0, 5) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("images, steps, seen", [(64, 2, 64), (65, 2, 64), (66, 3, 66)])
+def test_a_schedule_counts_the_steps_that_are_taken(monkeypatch, images, steps, seen):
+    asked, rate = [], Protocol.lr_at
+
+    def lr_at(self, epoch, batch, batches):
+        asked.append((epoch, batch, batches))
+        return rate(self, epoch, batch, batches)
+
+    monkeypatch.setattr(Protocol, "lr_at", lr_at)
+    some = data.load("digits", train_limit=images, val_limit=10, test_limit=10)
+    one = trainer(some, epochs=1, schedule="one-cycle")
+    one.fit(say=lambda _: None)
+    assert {batches for _, _, batches in asked} == {steps}
+    assert max(batch for _, batch, _ in asked) == steps - 1, "the last step of the schedule is one that is taken"
+    one.macs = 100, 0
+    assert recording.counted(one)["flops_forward"] == compute.run_flops(student_macs=100, images=seen, epochs=1)
 
 
 def test_optimiser_is_the_one_of_the_paper():

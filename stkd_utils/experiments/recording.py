@@ -7,6 +7,7 @@ import torch
 
 from .. import compute, environment, mutual
 from ..carbon import hardware
+from ..splits import shown
 
 
 def now():
@@ -59,7 +60,7 @@ def peers(networks, seed):
 def counted(trainer):
     """The field "compute" of a record: what the run did itself, with all it trained, and its part of the teacher."""
     student, teacher = trainer.macs
-    images, parts = len(trainer.dataset.train), trainer.fit_state.parts
+    images, parts = shown(len(trainer.dataset.train), trainer.protocol.batch_size), trainer.fit_state.parts
     beside, back = trainer.objective.macs, trainer.objective.macs_backward
     own = {"student_macs": student, "images": images, "epochs": len(parts)}
     teaching = compute.flops(teacher) * images * sum(part["teacher"] for part in parts)
