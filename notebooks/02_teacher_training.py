@@ -446,7 +446,7 @@ ax = plots.dots_with_intervals(shown)
 # And what each cost, as recorded when it was trained.
 # Evaluation is metered apart and is not in these columns, because how often one looks is a choice of the observer:
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for name, group in table.groupby("model", sort=False):
     energy = group.energy_kwh.mean()

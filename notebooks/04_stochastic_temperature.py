@@ -245,7 +245,7 @@ table(rows, "Starting weights of the student")
 # The columns *computation* and *energy* divide by the stochastic way: the first counts FLOPs, forward and backward, the second is the recorded energy, or time where no energy was seen.
 # The first table has what is reached and the two ratios, the second the amounts behind the ratios.
 
-# %%
+# %% tags=["hide-input"]
 prices = {label: way.price(intensity) for label, way in ways.items()}
 metered = "seconds" if any(price["kwh"] is None for price in prices.values()) else "kwh"
 single = prices[stochastic.label][metered]

@@ -505,7 +505,7 @@ detection.pictures.side_by_side(images, shown, dataset.class_names, threshold=0)
 # A claim about a class needs all images and all seeds.
 # Here are the classes, on the test split, as recorded when the runs ended.
 
-# %%
+# %% tags=["hide-input"]
 fair = ~torch.cat(dataset.test.difficult)
 number = torch.cat(dataset.test.labels)[fair].bincount(minlength=dataset.classes + 1)
 rows = []

@@ -403,7 +403,7 @@ print(f"Trained on {made_on(ways.values())}.")
 # Cost is that of one training as recorded, relative to KD with τ = 20: *computation* counts FLOPs, forward and backward, *energy* is the recorded one, or time where no energy was seen.
 # Peers and the embeddings of CRD are in it, and so are the frozen teacher's forward passes; the teacher's own training is not.
 
-# %%
+# %% tags=["hide-input"]
 def weights_of(way):
     """The factors of the two terms, as in the record."""
     asked = way.records[0]["asked"]
@@ -454,7 +454,7 @@ plots.dots_with_intervals(pd.concat(rows, ignore_index=True));
 # So the second table sets them against KD with a random τ.
 # (The learnt τ may move a little further, from 1 to 21, which are the published bounds.)
 
-# %%
+# %% tags=["hide-input"]
 MARGIN = 0.01
 fixed = {label.split(",")[0]: way for label, way in ways.items() if ", τ = " in label}
 asked_of = [(name, "random", ways[f"{name}, random τ"]) for name in fixed]

@@ -218,7 +218,7 @@ table(rows, f"10,000 answers on this {machine}, batches of {many}")
 # Its intensity can be guessed: [chapter 1](01_carbon_problem.ipynb) found the numbers of Table 4 to be those of the European average of 2017.
 # With that guess, grams and seconds together give a power, which is a check that needs no access to the machine:
 
-# %%
+# %% tags=["hide-input"]
 bars = ledger.paper(None)
 bars = bars[bars.metric.isin(["inference_seconds", "inference_co2e_g"])]
 bars = bars.assign(network=bars.student.where(bars.student != "", bars.teacher), value=bars.value.astype(float))

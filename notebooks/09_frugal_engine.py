@@ -319,7 +319,7 @@ print("τ kept per seed:", *(f"{run.record['asked']['tau']:g}" for run in kept))
 # **A shorter schedule.** One cycle of the learning rate, up and down by a cosine, is known to reach a good place in fewer epochs.
 # Here it is tried for the run with a random temperature, at the full length and at half of it:
 
-# %%
+# %% tags=["hide-input"]
 rival = f"{scale.dataset}/resnet18-mobilenetv2-stochastic"
 asked = {"seeds": scale.seeds, "profile": profile, "progress": "none"}
 lengths = {"": {}, ", one cycle": {"schedule": "one-cycle"}}
