@@ -375,6 +375,7 @@ size = {key: settings[key] for key in ("width", "depth")}
 turned = data.Augmentation(*(settings[key] for key in moves))
 protocol = Protocol(**{key: settings[key] for key in Protocol.__dataclass_fields__})
 validation = data.normalise(digits.val.images, digits.mean, digits.std)
+torch.set_num_threads(scale.threads or torch.get_num_threads())  # as many as the runs of this profile
 correct = []  # one row per candidate (epoch and seed): which images it gets right
 for seed in small.seeds:
     model = models.build(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -64,6 +65,9 @@ def parser():
 
 def main(arguments=None):
     """Exit status of one command: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that has no sign for CO₂ shows a question mark
+            stream.reconfigure(errors="replace")
     asked = parser().parse_args(arguments)
     if asked.call is _list:  # without what takes seconds to import
         return _list(asked)
@@ -87,6 +91,11 @@ def main(arguments=None):
     except failed as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"{error.filename or 'A file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
         return 130
@@ -115,7 +124,7 @@ def _run(asked):
     intensity = carbon.find_intensity(_value(asked.intensity or "world"))
     options = {"profile": asked.profile, "runs": asked.runs, "intensity": intensity, **overrides}
     options["tensorboard"] = asked.tensorboard
-    if asked.together or asked.seeds:
+    if asked.together or asked.seeds is not None:
         return _sweep(asked, options)
     done = experiments.run(asked.name, asked.seed, **options)
     result = done.record["result"]
@@ -141,10 +150,11 @@ def _run(asked):
 def _sweep(asked, options):
     from . import carbon, experiments
 
-    seeds = _value(f"[{asked.seeds or asked.seed}]")
+    seeds = _value(f"[{asked.seed if asked.seeds is None else asked.seeds}]")
     if not isinstance(seeds, list):
         raise experiments.ExperimentError(f"--seeds takes whole numbers, such as 3,4; got '{asked.seeds}'.")
-    done = experiments.sweep(asked.name, seeds=seeds, together=asked.together, **options)
+    found = experiments.sweep(asked.name, seeds=seeds, together=asked.together, **options)
+    done = {run.record["id"]: run for run in found}.values()  # what a list names twice was trained once
     costs = [carbon.Cost.from_dict(run.record["cost"]["train"]) for run in done]
     total = sum(replace(cost, intensity=options["intensity"]) for cost in costs)
     print(carbon.receipt(total, title=f"training of {len(done)} runs"))
@@ -166,6 +176,8 @@ def _setting(text):
     key, equals, value = text.partition("=")
     if not equals:
         raise ExperimentError(f"--set takes KEY=VALUE; got '{text}'.")
+    if key in ("seed", "seeds", "profile", "runs", "intensity"):
+        raise ExperimentError(f"--set: '{key}' is no setting of an experiment; --{key} sets it.")
     settings.check_key(key, "--set")
     return key, _value(value)
 
@@ -237,6 +249,8 @@ def _publish(asked):
 
     runs = notebooks.runs_folder(asked.book) if asked.book else experiments.runs_folder(asked.runs)
     records = [ledger.read(path) for path in sorted(runs.glob("*/record.json"))]
+    if not records and not asked.book:
+        raise experiments.ExperimentError(f"No finished run is in {runs}; --runs or STKD_RUNS says where they are.")
     added = ledger.append(records)
     print(f"{added} of {len(records)} finished runs added to {ledger.folder() / 'runs.jsonl'}.")
     if asked.book:
@@ -245,4 +259,10 @@ def _publish(asked):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what this prints has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

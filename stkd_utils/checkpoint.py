@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill: written whole or not at all, with the one before kept until the next is safe."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -20,15 +21,21 @@ def save(state, path):
     """Write ``state`` (tensors, numbers, strings, lists, dicts) to ``path`` atomically; keep the one before beside it.
 
     A kill at any moment leaves at least one whole checkpoint: the new file is complete on disk before it takes the
-    name.
+    name. Raises OSError, and leaves no part of it behind, where it cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
-    with open(fresh, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(fresh, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # PyTorch's writer says RuntimeError where the disk is full
+        fresh.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(path)) from error
     if path.exists():
         os.replace(path, previous(path))
     os.replace(fresh, path)

@@ -126,7 +126,7 @@ def load(
     held_out[stratified(learn.labels, round(val_fraction * len(learn)), generator(split_seed, "split"))] = True
     train = _part(learn.take(~held_out), train_fraction, class_names, name, generator(split_seed, "train fraction"))
     train, val, test = (
-        _limited(split, limit, f"{part} split of {name}", generator(seed, f"{part} limit")).to(device)
+        _limited(split, limit, part, name, generator(seed, f"{part} limit")).to(device)
         for part, split, limit, seed in (
             ("train", train, train_limit, split_seed),
             ("val", learn.take(held_out), val_limit, split_seed),
@@ -154,11 +154,14 @@ def _part(split, fraction, class_names, name, generator):
     return kept
 
 
-def _limited(split, limit, what, generator):
+def _limited(split, limit, part, name, generator):
     if limit is None:
         return split
     if not 1 <= limit <= len(split):
-        raise DataError(f"A limit of {limit!r} images does not fit the {what}, which has {len(split)}.")
+        raise DataError(
+            f"A limit of {limit!r} images does not fit the {part} split of {name}, which has {len(split)}; "
+            f"'{part}_limit' null takes all of them."
+        )
     return split.take(stratified(split.labels, limit, generator))
 
 

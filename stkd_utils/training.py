@@ -188,6 +188,7 @@ class Trainer:
             "module": module.state_dict() if module else None,
             "meter": self.meter.state_dict(),
             "fit": dict(vars(self.fit_state)),
+            "data": self.dataset.checksum,
         }
 
     def restore(self, say=print):
@@ -200,6 +201,11 @@ class Trainer:
             return
         if state is None:
             return
+        if state.get("data", self.dataset.checksum) != self.dataset.checksum:
+            raise data.DataError(
+                f"The images of {self.dataset.name} are not those that this run began with: bring them back, or delete "
+                f"the folder {self.path.parent} to train on these from the start."
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, saved in state["generators"].items():

@@ -70,6 +70,22 @@ def test_failed_write_leaves_the_old_one(tmp_path):
     assert checkpoint.load(path) == ({"epoch": 1}, "")
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    checkpoint.save({"epoch": 1}, path)
+
+    def full(state, file):
+        file.write(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 333120 vs 333016")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="cannot be written; is the disk full") as caught:
+        checkpoint.save({"epoch": 2}, path)
+    assert caught.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    assert checkpoint.load(path)[0] == {"epoch": 1}
+
+
 def test_remove_leaves_nothing(tmp_path):
     path = tmp_path / "c.pt"
     for _ in range(2):

@@ -192,6 +192,7 @@ def test_a_grid_of_19_costs_at_most_31_percent_of_separate_runs():
                 objective=SimpleNamespace(teacher=teacher, macs=0, macs_backward=0),
                 macs=macs, name=str(i), model=student,
                 dataset=SimpleNamespace(train=range(50_000)),
+                protocol=SimpleNamespace(batch_size=128),
             )
             for i in range(count)
         ]  # fmt: skip

@@ -36,6 +36,13 @@ def distillation(policy, loss=losses.hinton):
     return Distillation(network(7), policy, hard_weight=0.05, soft_weight=0.95, loss=loss)
 
 
+def test_a_run_is_not_continued_on_other_images(digits, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    trainer(digits, path=path, epochs=1).fit(say=lambda _: None)
+    with pytest.raises(data.DataError, match=f"not those that this run began with: .* delete the folder {tmp_path}"):
+        trainer(replace(digits, checksum="other"), path=path, epochs=2).fit(say=lambda _: None)
+
+
 # schedule
 
 

@@ -193,6 +193,12 @@ def headline(_executed=None):
     return _markdown(head, lines) if lines else NOT_RUN
 
 
+def trained(_executed=None):
+    """A sentence: where the runs of `headline` were trained, and where each of them stands."""
+    compared = ways()
+    return f"Trained on {made_on(compared)}. Every run is a row of [the ledger](ledger.md)." if compared else ""
+
+
 def _metered(way):
     return way.price()["kwh"]
 
@@ -303,7 +309,7 @@ def _markdown(head, lines):
 
 
 TABLES = {
-    "verdicts": verdicts, "headline": headline, "larger": larger, "groups": groups, "runs": all_runs, "paper": paper,
-    "made": made,
+    "verdicts": verdicts, "headline": headline, "trained": trained, "larger": larger, "groups": groups,
+    "runs": all_runs, "paper": paper, "made": made,
 }  # fmt: skip
 FIGURES = {"headline": headline_figure}

@@ -20,6 +20,8 @@ def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
     halving, before anything is trained, and as `sweep`. Jamieson and Talwalkar 2016, algorithm 1. Introduced in
     notebook 09.
     """
+    if not isinstance(taus, (list, tuple, range)) or not taus:
+        raise settings.ExperimentError(f"Halving needs a list of temperatures; got {taus!r}.")
     for key, values in lists(name, options).items():
         raise settings.ExperimentError(f"Halving is over tau alone; give '{key}' one value instead of {values!r}.")
     epochs = {key: value for key, value in options.items() if key == "epochs"}

@@ -57,8 +57,17 @@ class Run:
         return tuple(ledger.read(self.folder.parent / name / "record.json") for name in wanted)
 
     def model(self, epoch="chosen", device="cpu"):
-        """The trained network, in evaluation mode; ``epoch`` is "chosen" (by validation) or "last"."""
-        saved = torch.load(self.folder / "weights.pt", map_location=device, weights_only=True)
+        """The trained network, in evaluation mode; ``epoch`` is "chosen" (by validation) or "last".
+
+        Raises ExperimentError where its weights are missing or damaged.
+        """
+        try:
+            saved = torch.load(self.folder / "weights.pt", map_location=device, weights_only=True)
+        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError or OSError for a damaged file
+            raise settings.ExperimentError(
+                f"{self.folder / 'weights.pt'} is missing or damaged ({type(error).__name__}); delete the folder "
+                f"{self.folder} to train this run anew."
+            ) from error
         asked = self.record["asked"]
         model = tasks.of(asked).network(asked, classes=saved["classes"], channels=saved["channels"])
         model.load_state_dict(saved[epoch])

@@ -6,8 +6,9 @@ from contextlib import ExitStack
 import filelock
 
 from .. import scalars
-from ..progress import validated
-from ..training import Diverged
+from ..data import DataNotFound
+from ..progress import mode, validated
+from ..training import Diverged, default_device
 from . import settings, tasks, together
 from .plans import Plan, runs_folder
 from .profiles import profile as find_profile
@@ -54,6 +55,9 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
     Raises ExperimentError for runs that cannot share a pass, and as `run`.
     """
     varied = lists(name, grid)
+    for key, values in {"seeds": seeds, **varied}.items():
+        if not values:
+            raise settings.ExperimentError(f"'{key}' is an empty list; give it one value or more.")
     fixed = {key: value for key, value in grid.items() if key not in varied}
     points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
     if together:
@@ -93,8 +97,10 @@ def _runs(wanted, profile, *, runs=None, **options):
     with ExitStack() as locks:
         for _, plan in sorted(once.items()):
             plan.folder.mkdir(parents=True, exist_ok=True)
-            locks.enter_context(filelock.FileLock(plan.folder / ".lock"))
+            locks.enter_context(_lock(plan, options.get("progress")))
         missing = {id: plan for id, plan in once.items() if not plan.record_path.exists()}
+        for id in once.keys() - missing.keys():
+            _check_images(once[id])
         if missing:
             try:
                 together.finish(list(missing.values()), **options)
@@ -105,6 +111,34 @@ def _runs(wanted, profile, *, runs=None, **options):
             for id in once.keys() - missing.keys():
                 scalars.write(once[id].finished())
     return [plan.finished(new=plan.id in missing) for plan in plans]
+
+
+def _lock(plan, progress):
+    """The lock of the folder of ``plan``, taken; says so while another process has it."""
+    lock = filelock.FileLock(plan.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if mode(progress) != "none":
+            print(f"{plan.id}: waiting for another process that trains it", flush=True)
+        lock.acquire()
+    return lock
+
+
+def _check_images(plan):
+    """Raise ExperimentError where somebody's own images are no longer those that a finished run was trained on."""
+    task = tasks.of(plan.asked)
+    if plan.asked["dataset"] not in task.DATASET_KEYS:
+        return  # its files are checked when they are read
+    try:
+        now = task.dataset(plan.asked, default_device()).checksum
+    except DataNotFound:
+        return  # the record is all that is left
+    if plan.finished().record["data_checksum"] != now:
+        raise settings.ExperimentError(
+            f"The images of {plan.asked['dataset']} are not those that {plan.folder} was trained on: bring them back, "
+            "or delete that folder to train on these."
+        )
 
 
 def _whole(seed):

@@ -102,7 +102,9 @@ def resolve(name, overrides):
 def check_key(key, where):
     """Raise ExperimentError, which says ``where``, if no experiment has the ``key``."""
     if key not in (known := [*KEYS, *taus()]):
-        raise ExperimentError(f"{where}: unknown key '{key}'{_nearest(key, known)}")
+        near = _nearest(key, known)
+        near = f"; known: {', '.join(known)}." if near == "." else near
+        raise ExperimentError(f"{where}: unknown key '{key}'{near}")
 
 
 def validate(settings, file):
