@@ -65,6 +65,7 @@ def parser():
 
 def main(arguments=None):
     """Exit status of one command: 0, 1 for a failed run, 2 for a wrong question, 130 when interrupted."""
+    environment.give_way()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no sign for CO₂ shows a question mark
             stream.reconfigure(errors="replace")
@@ -97,7 +98,7 @@ def main(arguments=None):
         print(f"{error.filename or 'A file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        print("\nInterrupted. The same command continues from the last checkpoint, if there is one.", file=sys.stderr)
         return 130
 
 

@@ -95,6 +95,19 @@ def test_a_place_that_cannot_be_written_is_named_in_one_sentence(tmp_path, capsy
     assert said.startswith(str(tmp_path / "file")) and said.endswith(": Not a directory\n") and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "given, count", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_waiting_threads_give_way_unless_somebody_says_otherwise(monkeypatch, given, count):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main(["list"]) == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == count
+
+
 def test_publish_of_nothing_says_so(tmp_path, capsys):
     assert main(["publish", "--runs", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"No finished run is in {tmp_path}; --runs ")
