@@ -27,7 +27,7 @@ def give_way():
     """Let threads that wait for each other sleep soon, for this process and those that it starts.
 
     By default GNU's OpenMP, which PyTorch computes with on Linux, lets them spin: where something else has a core, two
-    threads took 30 to 80 times as long as one for a small network. Call it before torch is imported; whoever has set
+    threads then take many times as long as one for a small network. Call it before torch is imported; whoever has set
     OMP_WAIT_POLICY or GOMP_SPINCOUNT keeps that.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -55,7 +55,7 @@ def hinton(logits_s, logits_t, labels, tau, *, hard_weight, soft_weight):
     hard = hard_weight * CE(labels, student at tau 1); soft = soft_weight * tau^2 * KL(teacher || student at ``tau``),
     both averaged over the batch. The factor tau^2 keeps the soft gradient's size, tau (p_s - p_t) / batch, comparable
     between temperatures, and stays whatever the weights are. No gradient reaches ``logits_t``. In float32 the rounding
-    of the soft term grows with tau^2 too: about 0.05 % of its gradient at tau 20 and 3 % at 1000; float64 has room.
+    of the soft term grows with tau^2 too: below 1 % of its gradient at tau 20, above it at 1000; float64 has room.
     Hinton et al. 2015, section 2. Introduced in notebook 03.
 
     Parameters

@@ -18,3 +18,6 @@ def equal(one, other):
         assert all(torch.equal(value, b[epoch][key]) for key, value in a[epoch].items())
     assert one.record["result"] == other.record["result"] and one.record["id"] == other.record["id"]
     return True
+
+# words of the command line for a training of no time
+TINY = [word for key in ("train_limit=64", "val_limit=32", "test_limit=32", "epochs=1") for word in ("--set", key)]

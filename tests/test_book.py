@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import build
 import jupytext
 import nbformat
 import pytest
@@ -21,7 +20,7 @@ import sync
 import yaml
 from bs4 import BeautifulSoup
 
-from stkd_utils import environment, notebooks
+from stkd_utils import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -220,27 +219,6 @@ def test_the_book_was_built_from_every_source(html):
     assert built["profile"] in notebooks.TIMEOUTS
     for path in notebooks.listed(ROOT):
         assert (html / "notebooks" / f"{path.stem}.html").exists()
-
-
-def test_a_change_of_a_notebook_or_of_a_package_calls_for_another_book(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    for name in ("_config.yml", "_toc.yml", "notebooks/01_new.ipynb"):
-        (tmp_path / name).write_text("before")
-    first = build.digest("smoke")
-    (tmp_path / "notebooks" / "01_new.ipynb").write_text("after")
-    second = build.digest("smoke")
-    monkeypatch.setattr(environment, "packages", lambda: {"torch": "99"})
-    assert len({first, second, build.digest("smoke")}) == 3
-
-
-def test_a_ledger_elsewhere_and_a_row_of_it_call_for_another_book(monkeypatch, tmp_path):
-    seen = {build.digest("smoke")}
-    monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
-    for rows in ("{}", "{} "):
-        (tmp_path / "runs.jsonl").write_text(rows)
-        seen.add(build.digest("smoke"))
-    assert len(seen) == 3
 
 
 def test_every_page_has_an_icon(html):

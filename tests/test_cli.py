@@ -5,17 +5,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-import time
 
-import filelock
 import pytest
+from helpers import TINY
 
 from stkd_utils import catalogue, data, environment, experiments, ledger, notebooks
 from stkd_utils.__main__ import main
 from stkd_utils.carbon import hardware
-
-TINY = [word for key in ("train_limit=64", "val_limit=32", "test_limit=32", "epochs=1") for word in ("--set", key)]
 
 
 def fresh(folder, *words):
@@ -69,88 +65,6 @@ def test_set_takes_keys_of_experiments_only(setting, expected, capsys):
     assert main(["run", "digits/resnet18-mobilenetv2-kd", "--set", setting]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"--set: {expected}") and said.count("\n") == 1
-
-
-@pytest.mark.parametrize("words, said", [
-    (["--seeds", ""], "'seeds' is an empty list; give it one value or more."),
-    (["--together", "--set", "tau=[]"], "'tau' is an empty list; give it one value or more."),
-])  # fmt: skip
-def test_an_empty_list_is_refused(words, said, capsys, tmp_path):
-    assert main(["run", "digits/resnet18-mobilenetv2-kd", "--runs", str(tmp_path), *words]) == 2
-    assert capsys.readouterr().err == f"{said}\n" and not list(tmp_path.iterdir())
-
-
-def test_what_a_list_names_twice_is_paid_once(tmp_path, capsys):
-    words = ["run", "digits/mobilenetv2-base", "--profile", "smoke", "--runs", str(tmp_path), "--seeds", "3,3", *TINY]
-    assert main(words) == 0
-    shown = capsys.readouterr().out
-    assert "training of 1 runs" in shown and shown.count("record.json") == 1
-
-
-def test_a_place_that_cannot_be_written_is_named_in_one_sentence(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    words = ["run", "digits/mobilenetv2-base", "--profile", "smoke", "--runs", str(tmp_path / "file"), *TINY]
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(str(tmp_path / "file")) and said.endswith(": Not a directory\n") and said.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "given, count", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
-)
-def test_waiting_threads_give_way_unless_somebody_says_otherwise(monkeypatch, given, count):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.setenv(name, "")  # so that it is as before afterwards
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert main(["list"]) == 0
-    assert os.environ.get("GOMP_SPINCOUNT") == count
-
-
-def test_publish_of_nothing_says_so(tmp_path, capsys):
-    assert main(["publish", "--runs", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"No finished run is in {tmp_path}; --runs ")
-
-
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"half")])
-def test_weights_that_are_gone_are_one_sentence_that_says_what_to_do(tmp_path, damage):
-    limits = {"train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
-    done = experiments.run("digits/mobilenetv2-base", profile="smoke", runs=tmp_path, progress="none", **limits)
-    damage(done.folder / "weights.pt")
-    with pytest.raises(experiments.ExperimentError, match="weights.pt is missing or damaged .*; delete the folder "):
-        done.model()
-
-
-def test_who_waits_for_another_process_says_so(tmp_path, capsys):
-    limits = {"train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
-    options = {"profile": "smoke", "runs": tmp_path, **limits}
-    done = experiments.run("digits/mobilenetv2-base", progress="none", **options)
-    held = threading.Event()
-
-    def hold():
-        with filelock.FileLock(done.folder / ".lock"):
-            held.set()
-            time.sleep(0.5)
-
-    threading.Thread(target=hold).start()
-    held.wait()
-    assert not experiments.run("digits/mobilenetv2-base", progress="lines", **options).new
-    assert capsys.readouterr().out == f"{done.folder.name}: waiting for another process that trains it\n"
-
-
-def test_a_reader_that_has_enough_is_no_error():
-    code = "import runpy, sys; sys.argv = ['stkd_utils', 'list']; runpy.run_module('stkd_utils', run_name='__main__')"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait() == 0
-
-
-def test_a_terminal_without_the_signs_shows_something_else(tmp_path):
-    words = [sys.executable, "-m", "stkd_utils", "run", "digits/mobilenetv2-base", "--profile", "smoke", "--runs"]
-    environ = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(environment.PACKAGE.parent)}
-    done = subprocess.run([*words, str(tmp_path), *TINY], capture_output=True, env=environ, cwd=tmp_path)
-    assert done.returncode == 0 and b"CO?e" in done.stdout and done.stderr == b""
 
 
 def test_a_file_that_cannot_be_read_is_named_by_list(tmp_path, monkeypatch, capsys):

@@ -292,3 +292,20 @@ def test_cross_entropy_is_the_hard_term():
     logits_s, logits_t, labels = draw()
     both = losses.hinton(logits_s, logits_t, labels, 4.0, hard_weight=1.0, soft_weight=0.0)
     assert losses.cross_entropy(logits_s, labels) == {"hard": losses.total(both)} == {"hard": both["hard"]}
+
+
+def test_float32_has_room_for_tau_20_and_none_for_1000():
+    draw = torch.Generator().manual_seed(0)
+    z_t = torch.randn(64, 100, generator=draw, dtype=torch.float64)
+    near, y = z_t + 0.01 * torch.randn(64, 100, generator=draw, dtype=torch.float64), torch.zeros(64, dtype=torch.int64)
+
+    def gradient(tau, dtype):
+        at = near.to(dtype).requires_grad_()
+        soft = losses.hinton(at, z_t.to(dtype), y, tau, hard_weight=0.0, soft_weight=1.0)["soft"]
+        return torch.autograd.grad(soft, at)[0].double()
+
+    def error(tau):
+        exact = gradient(tau, torch.float64)
+        return ((gradient(tau, torch.float32) - exact).norm() / exact.norm()).item()
+
+    assert error(20.0) < 0.01 < error(1000.0)

@@ -114,15 +114,14 @@ def _runs(wanted, profile, *, runs=None, **options):
 
 
 def _lock(plan, progress):
-    """The lock of the folder of ``plan``, taken; says so while another process has it."""
+    """A context in which the folder of ``plan`` is locked; says so while another process has it."""
     lock = filelock.FileLock(plan.folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except filelock.Timeout:
         if mode(progress) != "none":
             print(f"{plan.id}: waiting for another process that trains it", flush=True)
-        lock.acquire()
-    return lock
+    return lock.acquire()
 
 
 def _check_images(plan):

@@ -102,9 +102,8 @@ def resolve(name, overrides):
 def check_key(key, where):
     """Raise ExperimentError, which says ``where``, if no experiment has the ``key``."""
     if key not in (known := [*KEYS, *taus()]):
-        near = _nearest(key, known)
-        near = f"; known: {', '.join(known)}." if near == "." else near
-        raise ExperimentError(f"{where}: unknown key '{key}'{near}")
+        others = f"; known: {', '.join(known)}."
+        raise ExperimentError(f"{where}: unknown key '{key}'{_nearest(key, known, others)}")
 
 
 def validate(settings, file):
@@ -207,6 +206,6 @@ def _reader(key, settings):
     return "optimiser" if key == "momentum" else "method"
 
 
-def _nearest(word, known):
+def _nearest(word, known, otherwise="."):
     near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else "."
+    return f"; did you mean '{near[0]}'?" if near else otherwise
