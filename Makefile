@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup book html test lint bench bench-gpu ledger-gpu sync clean
+.PHONY: help setup book html test lint bench bench-gpu ledger-gpu ledger-digits sync clean
 
 PYTHON ?= python3
 PROFILE ?= quick
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PROFILE=smoke|quick|gpu|paper chooses the scale (default quick), PYTHON=python3.12 the interpreter."
 
@@ -44,6 +44,9 @@ bench-gpu: $(READY)  ## tests and benchmarks on a GPU; without one it says so
 
 ledger-gpu: $(READY)  ## the paper's protocol on a GPU, most telling runs first, as far as MINUTES=30 go
 	@$(BIN)/python book/agenda.py --minutes $(or $(MINUTES),30)
+
+ledger-digits: $(READY)  ## the ways of chapter 4 on the digits for SEEDS=34 seeds, each run alone; adds to the ledger
+	@$(BIN)/python book/agenda.py --digits $(or $(SEEDS),34)
 
 sync: $(READY)  ## carry notebooks/*.py to *.ipynb, the finding to the README, and the address everywhere
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/[0-9]*.py

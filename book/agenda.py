@@ -1,7 +1,8 @@
-"""The paper's protocol on a GPU, in the order of worth: as much of it as the given minutes allow, the rest next time.
+"""What the ledger is to hold beyond the runs of the notebooks: as much of it as the minutes allow, the rest next time.
 
-Every finished run becomes a row of the ledger at once; what has a row already is left out. What is interrupted
-continues from its checkpoint when the command is given again.
+The paper's protocol on a GPU, in the order of worth; or, on any machine, more seeds on the digits. Every finished run
+becomes a row of the ledger at once; what has a row already is left out. What is interrupted continues from its
+checkpoint when the command is given again.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from stkd_utils import data, experiments, ledger  # noqa: E402
 from stkd_utils.experiments.running import resolved  # noqa: E402
 from stkd_utils.training import Diverged, default_device  # noqa: E402
 
-PROFILE = "paper"
+PROFILE, SMALL = "paper", "quick"
 
 
 class TimeIsUp(BaseException):
@@ -35,6 +36,18 @@ def agenda(dataset="cifar100", profile=PROFILE):
     todo += [ways(student, seed) for student in ("mobilenetv2", "shufflenetv2") for seed in scale.seeds]
     todo += [[(kd.format("mobilenetv2"), seed, {"tau": tau}) for tau in scale.taus] for seed in scale.seeds]
     return todo
+
+
+def digits(seeds):
+    """The five ways of chapter 4 on the digits for so many ``seeds``, seed by seed: a list of passes as `agenda`.
+
+    Every pass is one run, because the price of a way is that of runs which share nothing.
+    """
+    scale, kd = experiments.profile(SMALL), "digits/resnet18-mobilenetv2-{}"
+    alone, random = "digits/mobilenetv2-base", kd.format("stochastic")
+    runs = [(alone, {}), (random, {}), *((kd.format("kd"), {"tau": tau}) for tau in scale.taus)]
+    first = scale.seeds[0]
+    return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
 
 
 def missing(wanted, profile=PROFILE):
@@ -63,18 +76,24 @@ def work(todo, profile=PROFILE, progress="lines"):
 
 
 def main(arguments=None):
-    """Work through the agenda until it is done or the minutes are over; without a GPU say so and change nothing."""
+    """Work through what is asked until it is done or the minutes are over; what needs a GPU, and has none, says so."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0, the default, is no limit")
+    parser.add_argument("--digits", type=int, metavar="SEEDS", help="instead, the ways of chapter 4 on the digits")
     asked = parser.parse_args(arguments)
-    if default_device() != "cuda":
+    if asked.digits is not None and asked.digits < 1:
+        parser.error("--digits needs a number of seeds, at least 1")
+    if asked.digits is None and default_device() != "cuda":
         print("There is no GPU here: nothing was run and nothing was changed.")
         return 0
     signal.signal(signal.SIGALRM, _stop)
     signal.setitimer(signal.ITIMER_REAL, 60 * asked.minutes)
     try:
-        data.read("cifar100", download=True)
-        work(agenda())
+        if asked.digits is not None:
+            work(digits(asked.digits), SMALL)
+        else:
+            data.read("cifar100", download=True)
+            work(agenda())
     except TimeIsUp:
         print("The minutes are over; the same command continues from the last checkpoint.")
     except KeyboardInterrupt:

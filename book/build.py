@@ -23,7 +23,7 @@ def digest(profile):
     files += [path for path in (ROOT / "book").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     files += [path for path in (ROOT / "stkd_utils").rglob("*") if path.suffix in (".py", ".json")]
     files += (ROOT / "notebooks").glob("*.ipynb")  # downloads, and what executed copies are held against
-    files += [path for path in _executed(profile).glob("*") if path.name != "report.json"]
+    files += [path for path in _executed(profile).glob("*") if path.is_file() and path.name != "report.json"]
     versions = [*map(importlib.metadata.version, TOOLS), environment.packages()]
     found = hashlib.sha256(json.dumps(versions).encode())
     files += [path for path in ledger.folder().resolve().glob("*") if path.is_file()]  # which STKD_LEDGER may move

@@ -67,7 +67,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, detection, experiments, ledger, losses, plots, stats
-from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, made_on, recorded, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.tables import table
 from stkd_utils.training import default_device
@@ -436,8 +436,7 @@ table(rows, "Terms of the loss in the last epoch, mean over batches and seeds")
 # The last column plans: with the spread of these differences, so many seeds would bring the interval down to half a point on either side.
 
 # %%
-MARGIN = 0.01
-verdicts = {way.label: verdict(stochastic, way, MARGIN) for way in (alone, fixed, tuned)}
+verdicts = {way.label: verdict(stochastic, way) for way in (alone, fixed, tuned)}
 for way in (alone, fixed, tuned):
     gap, row = stats.paired(stochastic.scores(), way.scores()), verdicts[way.label]
     row["seeds for ± 0.5"] = stats.seeds_needed(gap.sd, 0.005) if gap.n > 1 and gap.sd > 1e-9 else "unknown"

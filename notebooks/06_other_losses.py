@@ -70,7 +70,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, checkpoint, data, experiments, ledger, losses, plots, stats, temperature
-from stkd_utils.procedures import Procedure, cost_columns, made_on, recorded, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, made_on, recorded, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.tables import table
 
@@ -455,13 +455,12 @@ plots.dots_with_intervals(pd.concat(rows, ignore_index=True));
 # (The learnt τ may move a little further, from 1 to 21, which are the published bounds.)
 
 # %% tags=["hide-input"]
-MARGIN = 0.01
 fixed = {label.split(",")[0]: way for label, way in ways.items() if ", τ = " in label}
 asked_of = [(name, "random", ways[f"{name}, random τ"]) for name in fixed]
 asked_of.append(("KD", "learnt", ways["KD, learnt τ"]))
 verdicts = {}
 for name, kind, way in asked_of:
-    row = verdict(way, fixed[name], MARGIN)
+    row = verdict(way, fixed[name])
     if profile == "smoke":
         row["the data say"] = "nothing at this scale"
     row["difference, points"] = row.pop("difference").split(" points")[0]
@@ -472,7 +471,7 @@ terms = f"n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point"
 display(table(rows, f"Test accuracy against the fixed τ, {terms}"))
 rivals = ("KD, learnt τ", "standardised, τ = 20", "standardised, random τ")
 reference = ways["KD, random τ"]
-rows = pd.DataFrame({"way": way, **verdict(ways[way], reference, MARGIN)} for way in rivals)
+rows = pd.DataFrame({"way": way, **verdict(ways[way], reference)} for way in rivals)
 rows["difference"] = rows["difference"].str.split(" points").str[0]
 if profile == "smoke":
     rows["the data say"] = "nothing at this scale"

@@ -72,7 +72,7 @@ from IPython.display import Markdown
 from scipy.optimize import minimize_scalar
 
 from stkd_utils import carbon, data, experiments, ledger, losses, metrics, plots, stats, teacher_free
-from stkd_utils.procedures import Procedure, cost_columns, made_on, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, made_on, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.rectification import rectified
 from stkd_utils.reliability import reliability_panels
@@ -372,12 +372,11 @@ table(
 # As in chapter 4, differences are taken within seeds, and the margin of equivalence is one accuracy point.
 
 # %%
-MARGIN = 0.01
 said, rows = {}, []
 for name, way in ways.items():
     row = [name]
     for other in (alone, classic):
-        found = verdict(way, other, MARGIN)
+        found = verdict(way, other)
         said[name, other.label] = found["the data say"] if profile != "smoke" else "nothing at this scale"
         texts = (found["difference"].split(" points")[0], said[name, other.label])
         row += texts if way is not other else ("–", "–")
@@ -393,11 +392,11 @@ table(pd.DataFrame(rows, columns=heads), f"Paired by seed, n = {len(scale.seeds)
 # %% tags=["hide-input"]
 lines = []
 for name in ("Tf-KD reg", "Tf-KD self"):
-    found = verdict(ways[f"{name}, stochastic τ"], ways[name], MARGIN)
+    found = verdict(ways[f"{name}, stochastic τ"], ways[name])
     word = found["the data say"] if profile != "smoke" else "nothing at this scale"
     usual = softness(ways[name].records[0])
     lines.append(f"* {name}, stochastic τ minus τ = {usual}: {found['difference']}, **{word}**.")
-found = verdict(ways["Tf-KD self"], ways["double training"], MARGIN)
+found = verdict(ways["Tf-KD self"], ways["double training"])
 word = found["the data say"] if profile != "smoke" else "nothing at this scale"
 lines.append(f"* Tf-KD self minus its control, double training: {found['difference']}, **{word}**.")
 Markdown("\n".join(lines))

@@ -68,7 +68,7 @@ import torch
 from IPython.display import Markdown
 
 from stkd_utils import carbon, compute, data, engine, experiments, inference, ledger, models, plots, quantise, stats
-from stkd_utils.procedures import Procedure, made_on
+from stkd_utils.procedures import MARGIN, Procedure, made_on
 from stkd_utils.profiling import Step, breakdown
 from stkd_utils.tables import table
 from stkd_utils.training import default_device, evaluate
@@ -288,7 +288,6 @@ table(rows, f"The student against its converted forms; its logits have a standar
 # The test split is read once, after that.
 
 # %%
-MARGIN = 0.01
 if quantise.missing():
     reason, whole = quantise.missing(), []
 else:

@@ -338,7 +338,7 @@ random, *shorter = stochastic.values()
 compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter)]
 for way, other in compared:
     cost = np.mean(epochs_paid) / last if way is halving else way.flops() / one
-    said = verdict(way, other, margin=0.01)
+    said = verdict(way, other)
     told = {"against": other.label, "difference": said["difference"].split(" points")[0]}
     rows.append({"way": way.label, "computation": cost, **told, "the data say": said["the data say"]})
 for row in rows:
@@ -627,7 +627,7 @@ for (experiment, _, *rest), runs in groups.items():
         rivals = groups.get((*key, *rest), {})
         if common := sorted(runs.keys() & rivals.keys()):
             random, other = (Procedure(label, "stochastic tau", tuple(way[seed] for seed in common)) for way in (runs, rivals))
-            rows.append({"epochs": rest[0], **verdict(random, other, margin=0.01)})
+            rows.append({"epochs": rest[0], **verdict(random, other)})
 table(rows, "Random τ against the others, test accuracy of the last epoch, paired by seed") if rows else Markdown("*No two ways have a seed in common yet.*")
 
 # %% [markdown]

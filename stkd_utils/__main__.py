@@ -130,7 +130,8 @@ def _run(asked):
     done = experiments.run(asked.name, asked.seed, **options)
     result = done.record["result"]
     if not done.new:
-        print("This run was finished before; nothing was trained.")
+        code = "" if done.record["code"]["digest"] == environment.code_digest() else " with other code of stkd_utils"
+        print(f"This run was finished before{code}; nothing was trained.")
     for epoch in ("last", "chosen"):
         row = result[epoch]
         what = procedures.metric(row)
@@ -197,7 +198,7 @@ def _notebooks(asked):
         notebooks.execute(profile=asked.profile, only=asked.only)
     except notebooks.NotebookError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, notebooks.UnknownNotebook) else 1
 
 
 def _data(asked):
@@ -246,16 +247,24 @@ def _test_accuracy(network, name, classes):
 
 
 def _publish(asked):
-    from . import experiments, ledger, notebooks
+    from . import experiments, ledger
 
-    runs = notebooks.runs_folder(asked.book) if asked.book else experiments.runs_folder(asked.runs)
+    executions, runs = None, experiments.runs_folder(asked.runs)
+    if asked.book:
+        from . import notebooks  # needs papermill, which runs alone do not
+
+        try:
+            executions, runs = notebooks.collect(asked.book).notebooks, notebooks.runs_folder(asked.book)
+        except notebooks.NotebookError as error:
+            print(error, file=sys.stderr)
+            return 2
     records = [ledger.read(path) for path in sorted(runs.glob("*/record.json"))]
     if not records and not asked.book:
         raise experiments.ExperimentError(f"No finished run is in {runs}; --runs or STKD_RUNS says where they are.")
     added = ledger.append(records)
     print(f"{added} of {len(records)} finished runs added to {ledger.folder() / 'runs.jsonl'}.")
     if asked.book:
-        added = ledger.append_executions(notebooks.collect(asked.book).notebooks)
+        added = ledger.append_executions(executions)
         print(f"{added} executions of notebooks added to {ledger.folder() / 'notebooks.jsonl'}.")
 
 

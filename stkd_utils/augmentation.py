@@ -14,8 +14,7 @@ class Augmentation:
     ``crop_padding``: black pixels added on every side before a crop of the old size. ``flip``: left-right, every
     second image on average. ``rotation_degrees``: uniform between minus and plus this angle, counter-clockwise
     positive, around the centre, interpolated between pixels. CIFAR in the original code: 4, True, 15, with the nearest
-    pixel instead. Raises ValueError for a negative padding or
-    an angle outside 0..180. Introduced in notebook 02.
+    pixel instead. Raises ValueError for a negative padding or an angle outside 0..180. Introduced in notebook 02.
     """
 
     crop_padding: int = 0

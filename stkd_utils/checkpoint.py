@@ -17,8 +17,8 @@ def previous(path):
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save(state, path):
-    """Write ``state`` (tensors, numbers, strings, lists, dicts) to ``path`` atomically; keep the one before beside it.
+def save(state, path, *, keep=True):
+    """Write ``state`` (tensors, numbers, strings, lists, dicts) to ``path`` atomically; ``keep`` the one before, too.
 
     A kill at any moment leaves at least one whole checkpoint: the new file is complete on disk before it takes the
     name. Raises OSError, and leaves no part of it behind, where it cannot be written.
@@ -36,7 +36,7 @@ def save(state, path):
         if isinstance(error, OSError) and error.filename:
             raise
         raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(path)) from error
-    if path.exists():
+    if keep and path.exists():
         os.replace(path, previous(path))
     os.replace(fresh, path)
 

@@ -143,7 +143,7 @@ def modelled_cpu(name):
     """
     table = _tdp_table()
     if not table:
-        return Source("not seen", "carbontracker's table of processors could not be read; state the power by cpu_watts")
+        return Source("not seen", "carbontracker's table of processors could not be read")
     tdp, origin = _match(table, name)
     return Source("modelled", f"half of {tdp:.4g} W, {origin}", watts=tdp / 2)
 

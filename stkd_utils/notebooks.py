@@ -34,6 +34,10 @@ class NotebookError(RuntimeError):
     """A notebook failed, ran out of time, is missing, or was asked something it does not know."""
 
 
+class UnknownNotebook(NotebookError):
+    """There is no such book, notebook, profile or parameter; the message says which there are."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What one execution did: ``profile`` and one dict per notebook of the table of contents.
@@ -70,7 +74,7 @@ def listed(root="."):
     """Paths of the notebooks in the table of contents of the book in ``root``, in its order. Raises NotebookError."""
     toc = Path(root) / "_toc.yml"
     if not toc.exists():
-        raise NotebookError(f"There is no table of contents {toc}: run this in the folder of the book.")
+        raise UnknownNotebook(f"There is no table of contents {toc}: run this in the folder of the book.")
     pages = [Path(root) / f"{page}.ipynb" for page in _pages(yaml.safe_load(toc.read_text(encoding="utf-8")))]
     paths = [path for path in pages if path.exists() or path.parent.name == "notebooks"]
     for path in paths:
@@ -104,12 +108,11 @@ def execute(profile="quick", only=None, out="_build", *, root=".", parameters=No
     parameter.
     """
     root, out = Path(root).resolve(), Path(root).resolve() / out
-    if profile not in TIMEOUTS:
-        raise NotebookError(f"There is no profile '{profile}'. Known: {', '.join(TIMEOUTS)}.")
+    _check(profile)
     known = listed(root)
     paths = [path for path in known if path.name.startswith(only or "")]
     if known and not paths:
-        raise NotebookError(f"No notebook starts with '{only}'. Known: {', '.join(path.stem for path in known)}.")
+        raise UnknownNotebook(f"No notebook starts with '{only}'. Known: {', '.join(path.stem for path in known)}.")
     values = {"profile": profile, **(parameters or {})}
     jobs = [_Job(path, profile, _differing(path, values), out, root) for path in paths]
     runs = Path(runs) if runs else runs_folder(profile, out)
@@ -137,10 +140,16 @@ def runs_folder(profile, out="_build"):
 
 def collect(profile="quick", out="_build", *, root=".", parameters=None, statuses=None):
     """The `Report` on the executed copies as they lie there; executes nothing. ``statuses`` {name: status} go first."""
+    _check(profile)
     root, out = Path(root).resolve(), Path(root).resolve() / out
     values = {"profile": profile, **(parameters or {})}
     jobs = [_Job(path, profile, _differing(path, values), out, root) for path in listed(root)]
     return Report(profile, tuple(job.row((statuses or {}).get(job.name)) for job in jobs))
+
+
+def _check(profile):
+    if profile not in TIMEOUTS:
+        raise UnknownNotebook(f"There is no profile '{profile}'. Known: {', '.join(TIMEOUTS)}.")
 
 
 def _differing(path, values):
@@ -148,7 +157,7 @@ def _differing(path, values):
     known = papermill.inspect_notebook(path)
     for name in values:
         if name not in known:
-            raise NotebookError(f"{path.stem} has no parameter '{name}'. Known: {', '.join(known) or 'none'}.")
+            raise UnknownNotebook(f"{path.stem} has no parameter '{name}'. Known: {', '.join(known) or 'none'}.")
     return {name: value for name, value in values.items() if ast.literal_eval(known[name]["default"]) != value}
 
 
@@ -198,6 +207,7 @@ def _line(job, status):
 def _papermill(path, work, given, timeout, runs):
     deadline = _Deadline(timeout)
     kernel = _kernel({
+        **_folders(),
         "STKD_RUNS": str(runs),
         "STKD_PROGRESS": "lines",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -214,6 +224,12 @@ def _papermill(path, work, given, timeout, runs):
     except papermill.PapermillExecutionError as error:
         traceback = "\n".join(error.traceback)
         raise NotebookError(f"{deadline.place(path)} failed.\n{traceback}") from None
+
+
+def _folders():
+    """What the environment says of data and ledger, as the command means it: a notebook runs in a folder of its own."""
+    given = {name: os.environ.get(name) for name in ("STKD_DATA", "STKD_LEDGER")}
+    return {name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path}
 
 
 class _Deadline:
@@ -248,9 +264,11 @@ def _hash(path, profile, given, root):
     digest = hashlib.sha256()
     cells = [[cell.cell_type, cell.source, _shown(cell.metadata)] for cell in nbformat.read(path, 4).cells]
     digest.update(json.dumps([cells, profile, given, environment.packages()], sort_keys=True).encode())
-    ledger = Path(os.environ.get("STKD_LEDGER") or root / "book" / "ledger")
+    own = root / "book" / "ledger"
+    ledger = Path(os.environ.get("STKD_LEDGER") or own)
     source = [file for file in environment.PACKAGE.rglob("*") if file.suffix in {".py", ".json"}]
-    data = [file for file in ledger.glob("*") if file.name in READ_OF_LEDGER]
+    tables = [ledger / name if (ledger / name).exists() else own / name for name in READ_OF_LEDGER]
+    data = [file for file in tables if file.exists()]
     for file in sorted(set(source) - {environment.PACKAGE / name for name in NOT_READ}) + sorted(data):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -10,6 +10,7 @@ from .hardware import computed_on
 from .receipt import ENERGY, MASS
 from .tables import FLOPS, TIME, column
 
+MARGIN = 0.01  # accuracies (fractions) closer than this count as equivalent: chapter 4 says why
 ROUNDING = 1e-9  # scores that differ by less are the same number of images
 
 
@@ -145,7 +146,7 @@ def made_on(ways):
     return f"{'; '.join(places)}; energy: {', '.join(how)}"
 
 
-def verdict(one, other, margin):
+def verdict(one, other, margin=MARGIN):
     """What the test scores (last epoch, paired by seed) say of ``one`` against ``other``: a dict of texts.
 
     "better" or "worse" where the 95 % interval of the difference leaves out zero; "equivalent" where two one-sided
@@ -189,6 +190,20 @@ def recorded(records, asked, experiment, profile, label, role):
     seeds = {seed for seed, _ in latest}
     whole = [record for (_, tau), record in latest.items() if all((seed, tau) in latest for seed in seeds)]
     return Procedure(label, role, tuple(whole)) if whole else None
+
+
+def counterpart(way, records, asked, seeds=None):
+    """The `Procedure` of ``way`` as ``records`` hold it: same experiment, profile and temperatures; or None.
+
+    With all seeds that are there, or with those of the list ``seeds``; None where one of them or a temperature is
+    missing. ``asked`` as in `recorded`. Introduced in notebook 04.
+    """
+    first, taus = way.records[0], {record["asked"].get("tau") for record in way.records}
+    here = [r for r in records if r["asked"].get("tau") in taus and (seeds is None or r["seed"] in seeds)]
+    found = recorded(here, asked, first["experiment"], first["profile"], way.label, way.role)
+    if found is None or found.runs != len(taus) or (seeds is not None and found.seeds != sorted(seeds)):
+        return None
+    return found
 
 
 def differing(record, asked):

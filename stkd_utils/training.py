@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from . import checkpoint, data, engine, losses
+from . import checkpoint, data, engine, environment, losses
 from .engine import default_device
 from .objectives import Distillation, Objective, Supervised, Teacher
 from .seeding import OwnRandom, generator, gpus
@@ -189,6 +189,7 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "fit": dict(vars(self.fit_state)),
             "data": self.dataset.checksum,
+            "code": environment.code_digest(),
         }
 
     def restore(self, say=print):
@@ -206,6 +207,9 @@ class Trainer:
                 f"The images of {self.dataset.name} are not those that this run began with: bring them back, or delete "
                 f"the folder {self.path.parent} to train on these from the start."
             )
+        if state.get("code", now := environment.code_digest()) != now:
+            who = self.name or self.path
+            say(f"{who} began with other code of stkd_utils and goes on with this; delete its folder to start anew.")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         for name, saved in state["generators"].items():

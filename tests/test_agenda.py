@@ -28,7 +28,34 @@ def test_the_most_telling_comes_first():
 
 
 def test_every_item_is_an_experiment():
-    assert {name for wanted in agenda.agenda() for name, *_ in wanted} <= set(experiments.names())
+    assert {name for wanted in agenda.agenda() + agenda.digits(1) for name, *_ in wanted} <= set(experiments.names())
+
+
+def test_on_the_digits_every_run_is_paid_alone_and_a_seed_is_finished_before_the_next():
+    todo = agenda.digits(2)
+    assert {len(wanted) for wanted in todo} == {1} and len(todo) == 2 * (1 + 1 + 19)
+    assert [seed for [(_, seed, _)] in todo] == 21 * [3] + 21 * [4]
+
+
+def test_on_the_digits_no_gpu_is_needed(tmp_path, monkeypatch, on_cpu):
+    monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
+    (tmp_path / "ledger").mkdir()
+    monkeypatch.setattr(agenda, "SMALL", "smoke")
+    scale = experiments.profile("smoke")
+    assert agenda.main(["--digits", "1"]) == 0
+    rows = ledger.load()[0]
+    assert len(rows) == 2 + len(scale.taus) and not any(row["shared"] for row in rows)
+    assert {(row["seed"], row["profile"]) for row in rows} == {(scale.seeds[0], "smoke")}
+    with_teacher = [row for row in rows if row["teacher_id"]]
+    assert len({row["teacher_id"] for row in with_teacher}) == 1 and len(with_teacher) == 1 + len(scale.taus)
+
+
+@pytest.mark.parametrize("seeds", ["0", "-3", "many"])
+def test_a_number_of_seeds_that_is_none_is_refused(seeds, capsys):
+    with pytest.raises(SystemExit) as left:
+        agenda.main(["--digits", seeds])
+    assert left.value.code == 2 and "--digits" in capsys.readouterr().err
 
 
 def test_what_the_ledger_has_is_not_trained_again(tmp_path, monkeypatch):

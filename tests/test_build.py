@@ -24,3 +24,10 @@ def test_a_ledger_elsewhere_and_a_row_of_it_call_for_another_book(monkeypatch, t
         (tmp_path / "runs.jsonl").write_text(rows)
         seen.add(build.digest("smoke"))
     assert len(seen) == 3
+
+
+def test_a_folder_beside_the_executed_notebooks_is_no_page(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "_executed", lambda profile: tmp_path)
+    before = build.digest("smoke")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert build.digest("smoke") == before

@@ -92,3 +92,10 @@ def test_remove_leaves_nothing(tmp_path):
         checkpoint.save({"epoch": 1}, path)
     checkpoint.remove(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_one_before_goes_where_it_is_not_to_be_kept(tmp_path):
+    for number in (1, 2):
+        checkpoint.save({"number": number}, tmp_path / "c.pt", keep=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+    assert checkpoint.load(tmp_path / "c.pt")[0] == {"number": 2}

@@ -108,3 +108,52 @@ def test_a_run_leaves_no_lock_behind(tmp_path, monkeypatch):
     limits = {"train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
     experiments.run("digits/mobilenetv2-base", profile="smoke", runs=tmp_path, progress="none", **limits)
     assert [one.lock.is_locked for one in taken] == [False]
+
+
+def test_who_goes_on_with_other_code_is_told(tmp_path, capsys, monkeypatch):
+    words = ["run", "digits/mobilenetv2-base", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    words += ["--set", "epochs=2"]
+    assert main([*words, "--set", "stop_after=1"]) == 0
+    assert "other code" not in capsys.readouterr().out
+    monkeypatch.setattr(environment, "code_digest", lambda: "of another state")
+    assert main(words) == 0
+    said = "began with other code of stkd_utils and goes on with this; delete its folder to start anew."
+    assert capsys.readouterr().out.count(said) == 1
+    monkeypatch.undo()
+    assert main(words) == 0
+    assert "finished before with other code of stkd_utils; nothing was trained." in capsys.readouterr().out
+
+
+def test_an_unknown_way_to_show_progress_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("STKD_PROGRESS", "dots")
+    assert main(["run", "digits/mobilenetv2-base", "--runs", str(tmp_path), *TINY]) == 2
+    assert capsys.readouterr().err == "Progress is 'bar', 'lines' or 'none'; got 'dots'.\n"
+
+
+def test_no_progress_means_no_line_of_a_sweep(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("STKD_PROGRESS", "none")
+    limits = {"train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
+    experiments.sweep("digits/mobilenetv2-base", seeds=[0], profile="smoke", runs=tmp_path, **limits)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("profile, said", [("bogus", "There is no profile"), ("smoke", "There is no table of")])
+def test_a_book_that_is_not_there_is_not_published(profile, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["publish", "--book", profile]) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_runs_are_published_without_the_packages_that_execute_notebooks(tmp_path):
+    (tmp_path / "papermill.py").write_text("raise ModuleNotFoundError('No module named papermill')")
+    command = [sys.executable, "-m", "stkd_utils", "publish", "--runs", str(tmp_path)]
+    root = str(environment.PACKAGE.parent)
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert done.returncode == 2 and done.stderr.startswith("No finished run is in")
+
+
+def test_an_unknown_notebook_is_a_wrong_question(capsys, root, monkeypatch):
+    monkeypatch.chdir(root)
+    assert main(["notebooks", "--only", "99"]) == 2
+    assert capsys.readouterr().err.startswith("No notebook starts with '99'.")

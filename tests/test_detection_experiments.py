@@ -239,3 +239,9 @@ def test_real_voc_from_teacher_to_record(tmp_path, monkeypatch, capsys):
     with Image.open(path.parent / "last" / "pictures.png") as picture:
         assert picture.format == "PNG"
     assert len(list((path.parent / "last").glob("comp4_det_test_*.txt"))) == 20
+
+
+def test_a_train_split_of_nothing_is_refused(tmp_path):
+    with pytest.raises(experiments.ExperimentError, match="fewer than 2 images; lower val_fraction"):
+        options = {"val_fraction": 0.9999, "train_limit": None, "progress": "none", "runs": tmp_path}
+        experiments.run("scenes/mobilenetv2ssdlite-base", 0, "smoke", **options)

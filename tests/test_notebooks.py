@@ -190,3 +190,24 @@ def test_profiles_are_kept_apart(book):
     pretend_executed(book, "quick")
     assert present(book, "quick") == ["current", "current"]
     assert present(book, "smoke") == ["missing", "missing"]
+
+
+def test_relative_folders_mean_the_same_in_a_notebook_as_in_the_command(book, monkeypatch):
+    write(book / "notebooks" / "01_first.ipynb", "import os; print(os.environ['STKD_DATA'], os.environ['STKD_LEDGER'])")
+    monkeypatch.chdir(book)
+    monkeypatch.setenv("STKD_DATA", "images")
+    monkeypatch.setenv("STKD_LEDGER", "mine")
+    execute(book, only="01")
+    assert f"{book / 'images'} {book / 'mine'}" in text_of(book / "_build" / "executed" / "smoke" / "01_first.ipynb")
+
+
+def test_a_ledger_of_ones_own_is_completed_by_the_books(book, monkeypatch):
+    (book / "mine").mkdir()
+    monkeypatch.setenv("STKD_LEDGER", str(book / "mine"))
+    pretend_executed(book)
+    assert present(book) == ["current", "current"]
+    (book / "book" / "ledger" / "paper.csv").write_text("changed")
+    assert present(book) == ["stale", "stale"]
+    pretend_executed(book)
+    (book / "mine" / "paper.csv").write_text("one's own")
+    assert present(book) == ["stale", "stale"]

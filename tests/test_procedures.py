@@ -3,7 +3,7 @@
 import pytest
 
 from stkd_utils import carbon
-from stkd_utils.procedures import Procedure, cost_columns, differing, made_on, recorded, verdict
+from stkd_utils.procedures import Procedure, cost_columns, counterpart, differing, made_on, recorded, verdict
 
 
 def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
@@ -163,3 +163,15 @@ def test_an_interval_of_width_zero_decides_nothing(images):
     one, other = way("one", [(b + images) / 359 for b in base]), way("other", [b / 359 for b in base])
     found = verdict(one, other, 0.01)
     assert (found["the data say"], found["p of equivalence"]) == ("not decided (no spread)", "–")
+
+
+def test_the_same_way_is_found_in_other_records_with_all_its_temperatures_and_seeds():
+    dated = [{**one, "experiment": "a", "profile": "gpu", "finished": "2026-01-01"} for one in GRID.records]
+    mine = Procedure("grid", "KD tuned tau", tuple(dated[:2]))  # one temperature
+    more = [{**one, "seed": one["seed"] + 5} for one in dated]
+    assert counterpart(mine, [*dated, *more], PLAIN).seeds == [0, 1, 5, 6]
+    assert counterpart(mine, [*dated, *more], PLAIN, [6, 5]).seeds == [5, 6]
+    assert {one["asked"]["tau"] for one in counterpart(mine, dated, PLAIN).records} == {2}
+    assert counterpart(mine, dated, PLAIN, [0, 7]) is None and counterpart(mine, [], PLAIN) is None
+    whole = Procedure("grid", "KD tuned tau", tuple(dated))
+    assert counterpart(whole, more, PLAIN).runs == 2 and counterpart(whole, more[:3], PLAIN) is None

@@ -5,10 +5,11 @@ Equal ones ask for one run.
 
 import json
 
+import numpy as np
 import pytest
 
 from stkd_utils import experiments
-from stkd_utils.experiments import ExperimentError, settings
+from stkd_utils.experiments import ExperimentError, running, settings
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
@@ -118,7 +119,7 @@ def test_temperatures_that_a_policy_refuses_are_one_sentence_before_anything_is_
 @pytest.mark.parametrize("key", ["width", "depth", "lr", "weight_decay", "soft_weight"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_number_that_is_not_finite_is_refused(key, value):
-    with pytest.raises(experiments.ExperimentError, match=f"'{key}' is"):
+    with pytest.raises(ExperimentError, match=f"'{key}' is"):
         experiments.resolve("digits/resnet18-mobilenetv2-kd", {key: value})
 
 
@@ -139,3 +140,21 @@ def test_numbers_that_are_equal_ask_for_one_run(whole, other):
 
 def test_a_number_too_large_for_tensors_as_an_int_stays_a_float():
     assert isinstance(experiments.resolve(STOCHASTIC, {"lr": 1e30})["lr"], float)
+
+
+def test_values_from_python_are_those_of_json():
+    name = "digits/resnet18-mobilenetv2-kd"
+    given = {"tau": np.int64(4), "lr": np.float64(0.5), "milestones": (0.5, 0.75, 1), "epochs": 2.0}
+    written = {"tau": 4, "lr": 0.5, "milestones": [0.5, 0.75, 1], "epochs": 2}
+    found = settings.resolve(name, given)
+    assert found == settings.resolve(name, written) and json.dumps(found)
+    assert running.lists(name, {"milestones": (0.5, 0.75), "tau": (2, 3)}) == {"tau": (2, 3)}
+
+
+@pytest.mark.parametrize("name, key, value", [
+    ("digits/resnet18-mobilenetv2-kd", "rotation_degrees", 200), ("scenes/mobilenetv2ssdlite-base", "size", 100),
+    ("scenes/mobilenetv2ssdlite-base", "size", 16), ("scenes/mobilenetv2ssdlite-base", "size", "wide"),
+])  # fmt: skip
+def test_what_a_network_or_a_view_cannot_take_is_said_before_training(name, key, value):
+    with pytest.raises(ExperimentError, match=f"'{key}' is "):
+        settings.resolve(name, {key: value})

@@ -20,7 +20,6 @@ from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGER = "paper", "cifar100"  # profile and data set of the paper's size
-MARGIN = 0.01  # accuracies closer than this count as equivalent, as chapter 4 says
 NOT_RUN = "*Not run yet: the ledger has no rows for this table.*"
 
 
@@ -70,7 +69,7 @@ def paired(way, rival):
 
 def against(one, other):
     """What the data say of ``one`` against ``other``, which has some of its seeds: as `procedures.verdict`."""
-    return verdict(paired(one, other), other, MARGIN)
+    return verdict(paired(one, other), other)
 
 
 def _asked(name, profile):
@@ -94,10 +93,12 @@ def verdicts(_executed=None):
     default = compared.get("KD, τ = 20")
     rivals = [way for way in (grid, default) if way]
     certain = f"one training instead of {grid.runs}" + ", and a fixed temperature saves as much" * bool(default)
-    undecided = all(against(one, way)["the data say"].startswith("not decided") for way in rivals)
-    accuracy = f"Its price in accuracy is not: {len(one.seeds)} seeds do not decide." if undecided else ""
+    prices = [_price(one, way) for way in rivals]
+    accuracy = f"Over {len(one.seeds)} seeds its accuracy is {' and '.join(prices)}."
+    if all(price.startswith("not decided") for price in prices):
+        accuracy = f"Its price in accuracy is not: {len(one.seeds)} seeds do not decide."
     said = [
-        f"**The saving is certain: {certain}. {accuracy}".strip() + "**",
+        f"**The saving is certain: {certain}. {accuracy}**",
         f"One training with a random temperature reached {_percent(one)}; a grid of {grid.runs} temperatures, for "
         f"{price}, {_percent(grid)}: {_gap('random minus grid', one, grid)}.",
     ]
@@ -107,6 +108,18 @@ def verdicts(_executed=None):
             f"{_gap('random minus fixed', one, default)}."
         )
     return "\n".join([*said, *_scatter([way for way in compared.values() if way is not grid])])
+
+
+def _price(one, other):
+    """What ``one`` loses or gains beside ``other``, as the end of a sentence."""
+    what = "the grid" if other.role == "KD tuned tau" else f"a fixed {other.label.removeprefix('KD, ')}"
+    said, gap = against(one, other)["the data say"], one.scores().mean() - paired(other, one).scores().mean()
+    if said.startswith("not decided"):
+        return f"not decided against {what}"
+    if said == "equivalent":
+        return f"within one point of {what}"
+    side = "above" if gap > 0 else "below"
+    return f"{100 * abs(gap):.1f} points {side} {what}" + ", within the margin of one" * ("equivalent" in said)
 
 
 def _gap(what, one, other):

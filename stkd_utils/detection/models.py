@@ -14,7 +14,7 @@ from torchvision.ops import Conv2dNormActivation
 from stkd_utils.detection import boxes
 from stkd_utils.models.layers import ReLU6, repeated, scaled
 from stkd_utils.seeding import stream_seed
-from stkd_utils.sources import DataDamaged, DataNotFound, root_folder
+from stkd_utils.sources import DataDamaged, deliver, root_folder
 
 VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels, convolutions; a pooling between two stages
 VGG_EXTRAS = ((256, 512), (128, 256), (128, 256), (128, 256), (128, 256))  # channels inside and of the map
@@ -35,8 +35,8 @@ def maps(size):
     """Side lengths of the square feature maps for images of ``size`` pixels: 300 gives 19, 10, 5, 3, 2, 1.
 
     Each is half of the one before, rounded up; the last of at most six has one pixel, so that small images have fewer:
-    64 gives 4, 2, 1. Raises ValueError for a size below 32, or at which the networks' first maps differ (VGG16 rounds
-    some halves down, MobileNetV2 none). Introduced in notebook 05.
+    64 gives 4, 2, 1. Raises ValueError where the first map would have a single pixel, or the networks' first maps would
+    differ (VGG16 rounds some halves down, MobileNetV2 none). Introduced in notebook 05.
     """
     first = -(-size // 16)
     if first < 2 or first != -(-(size // 4) // 2) // 2:
@@ -273,15 +273,8 @@ def fetch_backbone(name, root=None):
     file = _file(weights, root)
     if file.is_file():
         return file
-    minutes = megabytes * 8 / 10 / 60
-    print(f"Fetching {file.name} into {file.parent}: {megabytes} MB, about {minutes:.0f} minutes at 10 Mbit/s.")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(weights.url, file, hash_prefix=_prefix(file), progress=False)
-    except (OSError, RuntimeError) as error:
-        raise DataNotFound(
-            f"{file.name} could not be fetched into {file.parent} ({error}); check the network, then try again."
-        ) from error
+    options = {"hash_prefix": _prefix(file), "progress": False}
+    deliver(file.name, file.parent, megabytes, lambda: torch.hub.download_url_to_file(weights.url, file, **options))
     return file
 
 

@@ -1,7 +1,7 @@
 """Experiments as data: flat JSON files, validated, scaled by a profile, run once and recorded.
 
 ``experiments.run("digits/resnet18-mobilenetv2-stochastic", seed=0, profile="quick")`` trains (its teacher first, if
-that has not been trained) and returns the record; asking again costs nothing.
+that has not been trained) and returns a `Run`, with its record; asking again costs nothing.
 """
 
 from .halving import halved, halving

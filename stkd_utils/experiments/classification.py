@@ -15,7 +15,7 @@ KEYS = {
     "model": (one_of(models.names, models.known), "a model"),
     "crop_padding": (count, "a whole number of pixels"),
     "flip": (switch, "true or false"),
-    "rotation_degrees": (number, "degrees, 0 or more"),
+    "rotation_degrees": (lambda v: number(v) and v <= 180, "degrees, from 0 to 180"),
     "train_fraction": (share, "a share of the training images, above 0 and at most 1, or null for all"),
 }
 # data set: the keys that it alone reads, which also decide which images there are
@@ -74,10 +74,11 @@ VIEWS = ("crop_padding", "flip", "rotation_degrees")
 
 
 def dataset(asked, device):
-    """The `data.Dataset` on ``device`` that an experiment ``asked`` for; made once per process."""
+    """The `data.Dataset` on ``device`` that an experiment ``asked`` for; the known ones are made once per process."""
     own = DATASET_KEYS.get(asked["dataset"], ())
     options = {key: asked.get(key) for key in ("val_fraction", "train_limit", "val_limit", "test_limit", *DATA, *own)}
-    return _dataset(asked["dataset"], os.environ.get("STKD_DATA"), device, **options)
+    made = _dataset.__wrapped__ if own else _dataset  # somebody's own images may change between two runs
+    return made(asked["dataset"], os.environ.get("STKD_DATA"), device, **options)
 
 
 @lru_cache(maxsize=2)

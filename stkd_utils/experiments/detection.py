@@ -9,11 +9,19 @@ from . import valid
 from .methods import Method
 from .valid import ExperimentError
 
+
+def _fits(size):
+    try:
+        return valid.count(size) and bool(detection.models.maps(size))
+    except ValueError:
+        return False
+
+
 datasets = detection.data.names
 evaluate = detection.evaluate
 KEYS = {
     "model": (valid.one_of(detection.models.names), "a detector"),
-    "size": (lambda v: valid.count(v) and v > 0, "the side of an image in pixels"),
+    "size": (_fits, "the side of an image in pixels, 300 or a multiple of 16 above 16"),
     "match_iou": (valid.fraction, "an overlap between 0 and 1"),
     "augment": (valid.one_of(lambda: detection.AUGMENTS), "an augmentation"),
     "train_sets": (valid.texts, 'lists of VOC layout, such as ["2007 trainval", "2012 trainval"]'),
@@ -44,6 +52,8 @@ def _dataset(name, root, device, **options):
         raise
     except ValueError as error:
         raise ExperimentError(str(error)) from error
+    if len(found.train) < 2:
+        raise ExperimentError(f"The train split of {name} has fewer than 2 images; lower val_fraction.")
     for part, split in (("val", found.val), ("test", found.test)):
         if all(difficult.all() for difficult in split.difficult):
             raise ExperimentError(f"The {part} split of {name} has no object to find; raise {part}_limit.")

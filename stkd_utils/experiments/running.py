@@ -71,7 +71,7 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
         else:
             runs = [run(name, s, profile, progress="none" if varied else progress, **fixed, **point) for s in seeds]
         done += runs
-        if progress != "none":
+        if mode(progress) != "none":
             print(_line(name, point, runs), flush=True)
     return done
 
@@ -80,10 +80,14 @@ def lists(name, grid):
     """Those of ``grid`` that are lists of values, and not themselves a valid value of experiment ``name``: a dict."""
     known = settings.keys(settings.load(name))
     found = {key: value for key, value in grid.items() if isinstance(value, (list, tuple))}
-    return {key: value for key, value in found.items() if not (key in known and known[key][0](value))}
+    return {key: value for key, value in found.items() if not (key in known and known[key][0](settings.plain(value)))}
 
 
 def _runs(wanted, profile, *, runs=None, **options):
+    try:
+        mode(options.get("progress"))
+    except ValueError as error:
+        raise settings.ExperimentError(str(error)) from error
     questions = [(_whole(seed), resolved(name, profile, overrides)) for name, seed, overrides in wanted]
     together.check(questions)
     if options.get("tensorboard"):

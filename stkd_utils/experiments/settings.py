@@ -86,7 +86,7 @@ def resolve(name, overrides):
     A key of `OPTIONAL` that is null is left out, so that the id of a run does not depend on keys that came later, and
     whole numbers are ints, so that it does not depend on how they were written (4, 4.0).
     """
-    settings = load(name)
+    settings, overrides = load(name), {key: plain(value) for key, value in overrides.items()}
     for key in overrides:
         check_key(key, name)
     if "tau_policy" in overrides:
@@ -95,7 +95,7 @@ def resolve(name, overrides):
     settings = {**settings, **overrides}
     validate(settings, name)
     defaults = _defaults(settings)
-    settings = {key: _plain(value) for key, value in settings.items() if value is not None or key not in OPTIONAL}
+    settings = {key: plain(value) for key, value in settings.items() if value is not None or key not in OPTIONAL}
     return {**{key: defaults[key] for key in _read(settings) if key in defaults}, **settings}
 
 
@@ -148,10 +148,15 @@ def digest(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _plain(value):
-    """``value`` with ints for whole floats, also in a list; those too large for a tensor's int stay."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
+def plain(value):
+    """``value`` as JSON would give it: lists for tuples, numbers for NumPy's, and ints for whole floats.
+
+    Floats too large for a tensor's int stay.
+    """
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 

@@ -187,7 +187,7 @@ def _conclude(plan, trainer, start):
         result["chosen"] = _test(plan, trainer, "chosen", fit.chosen_weights, row) if chosen else result["last"]
     _check_finite(plan, [*fit.history, *result.values()])
     shape = {"classes": dataset.classes, "channels": dataset.channels}
-    checkpoint.save({"last": last, "chosen": fit.chosen_weights, **shape}, plan.folder / "weights.pt")
+    checkpoint.save({"last": last, "chosen": fit.chosen_weights, **shape}, plan.folder / "weights.pt", keep=False)
     draws = {"tau": trainer.objective.policy.draws if trainer.objective.policy else []}
     pd.DataFrame(draws).rename_axis("step").to_csv(plan.folder / "taus.csv")
     # no clock in history.csv: two equal runs on one machine give equal bytes

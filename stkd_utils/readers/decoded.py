@@ -128,8 +128,7 @@ def _kept(file, wanted):
 def _keep(found, wanted, file):
     parts = [(split.images, split.labels) for split in found]
     try:
-        checkpoint.save({"fingerprint": wanted, "sum": _sum(found), "parts": parts}, file)
-        checkpoint.previous(file).unlink(missing_ok=True)
+        checkpoint.save({"fingerprint": wanted, "sum": _sum(found), "parts": parts}, file, keep=False)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         print(f"The decoded images could not be kept in {file} ({error}); they are decoded anew next time.", flush=True)
 
