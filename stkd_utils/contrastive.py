@@ -157,7 +157,7 @@ class Banks(torch.nn.Module):
         """
         v_s, v_t = F.normalize(self.embed_s(features_s)), F.normalize(self.embed_t(features_t))
         compared = torch.cat([positions[:, None], self.negatives(labels)], dim=1)
-        # products with all rows, of which the compared ones are taken: quicker than to gather so many rows
+        # products with all rows, of which the compared ones are taken, instead of gathering so many rows
         pairs = (v_t, self.bank_s), (v_s, self.bank_t)
         similar = torch.stack([(v @ bank.T).gather(1, compared) for v, bank in pairs])
         if self._first is None:

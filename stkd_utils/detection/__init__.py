@@ -18,7 +18,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    """The module `pictures`, imported when first asked for: its plotting libraries take 0.07 GiB in every training."""
+    """The module `pictures`, imported when first asked for, because its plotting libraries take memory."""
     if name == "pictures":
         return import_module(f"{__name__}.pictures")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

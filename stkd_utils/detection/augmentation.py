@@ -48,7 +48,7 @@ def view(image, boxes, labels, size, augment, seed):
 def _ssd(size, has_objects):
     return v2.Compose(
         [
-            v2.RandomPhotometricDistort(),  # of a PIL image: in half the time of a tensor's
+            v2.RandomPhotometricDistort(),  # of a PIL image
             v2.ToImage(),
             v2.RandomZoomOut(fill=[round(255 * value) for value in MEAN]),
             *([_IoUCrop()] if has_objects else []),  # looks for an object until it gives up

@@ -105,7 +105,7 @@ def detect(outputs, priors, score_threshold=0.01, iou_threshold=0.45, per_class=
     scores = outputs[..., 4:].softmax(dim=-1)[..., 1:].transpose(1, 2)
     scores, positions = scores.topk(min(per_class, len(priors)), dim=2)
     found = []
-    for box, score, position in zip(boxes, scores, positions, strict=True):  # all images at once take twice as long
+    for box, score, position in zip(boxes, scores, positions, strict=True):
         label, rank = (score > score_threshold).nonzero(as_tuple=True)
         box, score = box[position[label, rank]], score[label, rank]
         kept = batched_nms(box, score, label, iou_threshold)[:top]

@@ -51,7 +51,7 @@ def report(model, dataset, precision="float32", folder=None):
     curves = metrics.curves(found, there, dataset.classes)
     area, points = (metrics.summary(curves, rule) for rule in metrics.RULES)
     if folder:
-        from . import pictures  # here, because plotting libraries take 0.07 GiB, which a training does not need
+        from . import pictures  # here, because plotting libraries take memory, which a training does not need
 
         write(found, dataset.test, dataset.class_names, folder)
         few = range(min(SHOWN, len(found)))

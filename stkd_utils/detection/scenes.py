@@ -32,11 +32,10 @@ def write(folder, *, seed=0, counts=COUNTS, size=96):
 
     A scene is ``size`` pixels wide and high and holds up to `MOST` digits of scikit-learn, light on a darker ground,
     which may overlap and are `HEIGHTS` pixels high where ``size`` is 96; a few have none, or only difficult ones. A
-    digit is difficult when
-    it is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the ground's mean below it than
-    `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is uncovered). Digits of the test scenes
-    come from the test split of the data set "digits", all others from its learning part. Equal arguments, equal bytes
-    on one machine. Introduced in notebook 05.
+    digit is difficult when it is tiny (below `TINY` pixels high at size 96), faint (its colour is closer to the
+    ground's mean below it than `FAINT`, in RGB of the scale 0..1) or hidden (less than `HIDDEN` of its ink is
+    uncovered). Digits of the test scenes come from the test split of the data set "digits", all others from its
+    learning part. Equal arguments, equal bytes on one machine. Introduced in notebook 05.
     """
     learn, test, _ = sources.read("digits")
     base = Path(folder) / "VOCdevkit" / "VOC2007"

@@ -33,7 +33,7 @@ class BottleneckNet(nn.Module):
         self.linear = nn.Linear(inputs, classes)
 
     def _block(self, inputs, planes, stride):
-        from torchvision.models.resnet import Bottleneck  # here, because importing torchvision takes memory and time
+        from torchvision.models.resnet import Bottleneck  # here: the zoo alone needs no torchvision
 
         same = inputs == 4 * planes and stride == 1
         shortcut = None if same else nn.Sequential(*conv_bn(inputs, 4 * planes, stride=stride, bias=False))

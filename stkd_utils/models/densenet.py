@@ -19,7 +19,7 @@ class DenseNet(nn.Module):
 
     def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
-        from torchvision.models import densenet  # here, because importing torchvision takes memory and time
+        from torchvision.models import densenet  # here: the zoo alone needs no torchvision
 
         growth = scaled(self.growth, width)
         layers = [repeated(count, depth) for count in self.layers]

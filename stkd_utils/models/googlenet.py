@@ -51,7 +51,7 @@ def inception(inputs, sizes):
     (N, inputs, H, W) -> (N, outputs, H, W). As in the paper's repository, which also has biases, two 3x3 convolutions
     see what the published 5x5 sees; torchvision has one.
     """
-    from torchvision.models.googlenet import Inception  # here, because importing torchvision takes memory and time
+    from torchvision.models.googlenet import Inception  # here: the zoo alone needs no torchvision
 
     block = Inception(inputs, *sizes, conv_block=_convolution)
     block.branch3.append(_convolution(sizes[4], sizes[4], kernel_size=3))

@@ -57,7 +57,7 @@ def conv_bn_relu(inputs, outputs, kernel=1, *, activation=nn.ReLU, **options):
 
 
 class ReLU6(nn.Module):
-    """min(max(x, 0), 6) like `torch.nn.ReLU6`, with the same gradient from a third less memory.
+    """min(max(x, 0), 6) like `torch.nn.ReLU6`, with the same gradient from less memory.
 
     PyTorch's keeps a copy of its input for the gradient, also in place; the output, which the next layer keeps anyhow,
     tells as much: the gradient passes where it lies between 0 and 6.

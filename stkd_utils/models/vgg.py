@@ -22,7 +22,7 @@ class VGG19BN(nn.Module):
 
     def __init__(self, classes, channels=3, width=1.0, depth=1.0):
         super().__init__()
-        from torchvision.models.vgg import make_layers  # here, because importing torchvision takes memory and time
+        from torchvision.models.vgg import make_layers  # here: the zoo alone needs no torchvision
 
         layers = []
         for outputs, blocks in STAGES:

@@ -38,8 +38,8 @@ class WideResNet(nn.Module):
     """Logits of a wide residual network without dropout: (N, channels, H, W) -> (N, classes).
 
     Three stages of ``blocks`` blocks, with ``widening`` times the 16, 32 and 64 channels of the thinnest: `wide` knows
-    them by name. Parameters for 100 classes: 180,916 (wrn16x1), 703,284 (wrn16x2),
-    569,780 (wrn40x1), 2,255,156 (wrn40x2). Zagoruyko and Komodakis 2016.
+    them by name. Parameters for 100 classes: 180,916 (wrn16x1), 703,284 (wrn16x2), 569,780 (wrn40x1), 2,255,156
+    (wrn40x2). Zagoruyko and Komodakis 2016.
     """
 
     def __init__(self, blocks, widening, classes, channels=3, width=1.0, depth=1.0):
