@@ -70,15 +70,24 @@ def load_lines(path, kind, key):
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = parse(line)
-            check(row, kind)
-            if key(row) in rows:
-                raise LedgerError(f"{key(row)} is there already")
+        fault = _fault(line, kind)
+        if not fault and key(row := parse(line)) in rows:
+            fault = f"{key(row)} is there already"
+        if fault:
+            problems.append(f"line {number}: {fault}")
+        else:
             rows[key(row)] = row
-        except LedgerError as error:
-            problems.append(f"line {number}: {error}")
     return list(rows.values()), problems
+
+
+@cache
+def _fault(line, kind):
+    """What is wrong with a line (bytes), or "". Remembered: to validate takes milliseconds, and pages read often."""
+    try:
+        check(parse(line), kind)
+    except LedgerError as error:
+        return str(error)
+    return ""
 
 
 def append_lines(rows, path, kind, key):

@@ -278,3 +278,13 @@ def test_the_table_of_a_file_warns_of_damaged_lines(here):
         file.write("rubbish\n")
     with pytest.warns(UserWarning, match="damaged line 2"):
         assert len(ledger.table(here / "runs.jsonl")) == 1
+
+
+def test_a_line_is_validated_once_however_often_it_is_read(tmp_path, monkeypatch):
+    checked, real = [], ledger_files.check
+    monkeypatch.setattr(ledger_files, "check", lambda row, kind: checked.append(row["id"]) or real(row, kind))
+    ledger.append([{**RECORD, "id": f"read often {number}"} for number in (1, 2)], tmp_path / "runs.jsonl")
+    checked.clear()
+    first, again = ledger.load(tmp_path / "runs.jsonl"), ledger.load(tmp_path / "runs.jsonl")
+    assert checked == ["read often 1", "read often 2"] and first == again
+    assert first[0][0] is not again[0][0]  # whoever changes a row changes no other reader's
