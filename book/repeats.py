@@ -25,12 +25,15 @@ def at(commit):
 
 
 def rows(commit, now):
-    """The lines of ``commit`` for the records ``now``: classifiers with equal id, images and first weights."""
-    known = {tuple(record[key] for key in SAME) for record in now}
+    """The lines of ``commit`` for the records ``now``: classifiers with equal id, images and first weights.
+
+    A record that the ledger still holds is no repeat of itself.
+    """
+    known = {tuple(record[key] for key in SAME): record["finished"] for record in now}
     return [
         (one["id"], one["experiment"], one["seed"], round(accuracy, 6), commit, one["hardware"]["cpu"])
         for one in at(commit)
-        if tuple(one[key] for key in SAME) in known
+        if known.get(tuple(one[key] for key in SAME), one["finished"]) != one["finished"]
         and (accuracy := one["result"]["last"].get("test_accuracy")) is not None
     ]
 

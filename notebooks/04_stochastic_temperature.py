@@ -69,7 +69,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, data, experiments, ledger, losses, plots, stats
-from stkd_utils.procedures import MARGIN, Procedure, cost_columns, counterpart, made_on, recorded, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, counterpart, made_on, outcome, recorded, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.tables import table
 from stkd_utils.temperature import build
@@ -360,6 +360,9 @@ for way in others if more else ():
     there = counterpart(way, known, way.records[0]["asked"], more.seeds)
     if there:
         later[way.label] = verdict(more, there)
+    if there and way is tuned:  # what a grid reaches on average, when nothing is chosen
+        mean = {"against": "the mean of all fixed τ", **outcome(more.scores(), there.averages())}
+        later[mean["against"]] = mean
 rows = pd.DataFrame(later.values()).replace(r" points.*", "", regex=True)
 rows = rows.rename(columns={"difference": "difference, points"})
 caption = f"As many seeds as the ledger has, n = {len(more.seeds) if more else 0}"
@@ -367,6 +370,7 @@ table(rows, caption) if later else Markdown("The ledger has no runs of this scal
 
 # %% [markdown]
 # For the digits such a plan was carried out: with as many seeds as this page once asked for against the grid and the fixed τ of 20, a number that was settled before the first of them was trained.
+# The last row compares with the mean of all fixed temperatures, which is what somebody can expect who takes one of them blindly.
 # These runs are those of [the first page](../book/intro.md); any of them can be repeated with the command in [the ledger](../book/ledger.md).
 # More seeds do not help against what all seeds share: one teacher, one split, and one test set of a limited number of images.
 
@@ -560,6 +564,7 @@ Markdown("\n".join(lines) + f"\n\n{caution.strip()}")
 
 # %% [markdown]
 # * A random temperature minimises the average of the grid's losses and tunes nothing; the lines above say what is known of the accuracy that this keeps or loses.
+# * It can be expected near the mean of what the temperatures of its range reach, not at the best of them; the last row of the second table in section 6 says how near it came.
 # * The saving is the price of the grid that is not run. A fixed default saves the same.
 #
 # ## What would change our mind

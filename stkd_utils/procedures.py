@@ -66,6 +66,14 @@ class Procedure:
         results = [record["result"][epoch] for record in self.kept(epoch)]
         return np.array([result[f"{split}_{metric(result)}"] for result in results])
 
+    def averages(self, split="test"):
+        """Mean score of all runs of each seed after the last epoch: an array of fractions, one a seed.
+
+        Of a grid it is what a temperature that is picked blindly can be expected to reach.
+        """
+        groups = ([record["result"]["last"] for record in group] for group in self._by_seed().values())
+        return np.array([np.mean([result[f"{split}_{metric(result)}"] for result in group]) for group in groups])
+
     def costs(self, intensity="world"):
         """The `carbon.Cost` of training all runs of a seed, a list; kWh as recorded, grams at ``intensity``."""
         return [sum(_cost(record, intensity) for record in group) for group in self._paid()]
@@ -149,27 +157,32 @@ def made_on(ways):
 def verdict(one, other, margin=MARGIN):
     """What the test scores (last epoch, paired by seed) say of ``one`` against ``other``: a dict of texts.
 
-    "better" or "worse" where the 95 % interval of the difference leaves out zero; "equivalent" where two one-sided
-    tests put it within ± ``margin`` (a fraction); both can hold. "not decided" where neither does, which is no finding,
-    and where all seeds differ by one and the same number of test images: accuracies come in steps of an image, and an
-    interval of width zero would claim more than a few seeds can know.
-    Introduced in notebook 04.
-
-    Raises ValueError where their seeds are not the same.
+    As `outcome`, and the label of the other. Introduced in notebook 04. Raises ValueError where their seeds are not
+    the same.
     """
     if one.seeds != other.seeds:
         raise ValueError(
             f"'{one.label}' and '{other.label}' are compared seed by seed, so they need the same seeds; "
             f"got {one.seeds} and {other.seeds}."
         )
-    gap = stats.paired(one.scores(), other.scores())
-    test = stats.equivalence(one.scores(), other.scores(), margin)
+    return {"against": other.label, **outcome(one.scores(), other.scores(), margin)}
+
+
+def outcome(scores, others, margin=MARGIN):
+    """What ``scores`` say against ``others`` (fractions, paired): texts of the difference and of what follows, a dict.
+
+    "better" or "worse" where the 95 % interval of the difference leaves out zero; "equivalent" where two one-sided
+    tests put it within ± ``margin`` (a fraction); both can hold. "not decided" where neither does, which is no finding,
+    and where all seeds differ by one and the same number of test images: accuracies come in steps of an image, and an
+    interval of width zero would claim more than a few seeds can know. Introduced in notebook 04.
+    """
+    gap = stats.paired(scores, others)
+    test = stats.equivalence(scores, others, margin)
     said = ["better"] * (gap.low > 0) + ["worse"] * (gap.high < 0) + ["equivalent"] * test.equivalent
     p = "–" if np.isnan(test.p) else f"{test.p:.2g}"
-    if gap.n > 1 and np.ptp(one.scores() - other.scores()) < ROUNDING:
+    if gap.n > 1 and np.ptp(scores - others) < ROUNDING:
         p, said = "–", ["not decided (no spread)"]
     return {
-        "against": other.label,
         "difference": gap.points(2),
         "p of equivalence": p,
         "the data say": " and ".join(said) or "not decided",

@@ -98,7 +98,7 @@ def test_a_damaged_ledger_stops_the_book(filled):
 
 
 def test_verdicts_are_sentences_computed_from_the_runs(filled):
-    lead, first, second = finding.verdicts().splitlines()
+    lead, first, second, third = finding.verdicts().splitlines()
     assert lead == (
         "**The saving is certain: one training instead of 3, and a fixed temperature saves as much. "
         "Its price in accuracy is not: 2 seeds do not decide.**"
@@ -106,6 +106,8 @@ def test_verdicts_are_sentences_computed_from_the_runs(filled):
     assert "random minus grid +1.00 ± 0.00 points (n = 2)" in first
     assert "reached 91.0 %; a grid of 3 temperatures, for 3 times the computation, 90.0 %" in first
     assert "τ = 20" in second and "74.0 %" in second and "**not decided (no spread)**" in second
+    assert "grid minus fixed +16.00 ± 0.00 points (n = 2)" in second
+    assert "mean of all 3 fixed temperatures" in third and "random minus mean +7.00 ± 0.00 points (n = 2)" in third
 
 
 def test_a_decided_difference_is_not_called_open(tmp_path, monkeypatch):
@@ -114,9 +116,10 @@ def test_a_decided_difference_is_not_called_open(tmp_path, monkeypatch):
     rows = [record(f"{kd}-kd", seed, 0.90 - tau / 100, tau, "fixed") for seed in range(3) for tau in (2, 4)]
     rows += [record(f"{kd}-stochastic", seed, 0.95 + seed / 1000, None, "stochastic") for seed in range(3)]
     ledger.append(rows)
-    lead, first = finding.verdicts().splitlines()
+    lead, first, _ = finding.verdicts().splitlines()
     assert lead == (
-        "**The saving is certain: one training instead of 2. Over 3 seeds its accuracy is 7.1 points above the grid.**"
+        "**The saving is certain: one training instead of 2. "
+        "Over 3 seeds a random temperature ends 7.1 points above the grid.**"
     )
     assert "**better**" in first
 
@@ -133,7 +136,7 @@ def test_the_price_in_accuracy_is_said_as_the_data_say(tmp_path, monkeypatch, ra
     rows = [record(f"{kd}-kd", seed, {4: 0.9, 20: 0.7}[tau], tau, "fixed") for seed in range(3) for tau in (4, 20)]
     rows += [record(f"{kd}-stochastic", seed, random[seed], None, "stochastic") for seed in range(3)]
     ledger.append(rows)
-    assert finding.verdicts().splitlines()[0].endswith(f"Over 3 seeds its accuracy is {lead} = 20.**")
+    assert finding.verdicts().splitlines()[0].endswith(f"Over 3 seeds a random temperature ends {lead} = 20.**")
 
 
 def test_how_far_equal_runs_move_is_said_where_some_were_trained_again(filled):

@@ -40,6 +40,10 @@ def test_the_epoch_that_is_reported_is_the_one_that_decides():
     assert [kept["asked"]["tau"] for kept in GRID.kept("chosen")] == [4, 4]
 
 
+def test_the_average_is_over_all_runs_of_a_seed_and_chooses_nothing():
+    assert GRID.averages() == pytest.approx([0.25, 0.5]) and GRID.averages("val") == pytest.approx([0.9, 0.75])
+
+
 def test_detectors_are_ranked_and_scored_by_map50():
     def detector(one):
         renamed = {

@@ -32,6 +32,8 @@ def test_a_run_on_other_images_or_from_other_weights_is_no_repeat(monkeypatch):
     now, _ = ledger.load()
     one = next(record for record in now if "test_accuracy" in record["result"]["last"])
     monkeypatch.setattr(repeats, "at", lambda commit: [one])
+    assert not repeats.rows("abc", now)  # the ledger still holds this very record
+    monkeypatch.setattr(repeats, "at", lambda commit: [{**one, "finished": "2025-01-01T00:00:00+00:00"}])
     assert [row[0] for row in repeats.rows("abc", now)] == [one["id"]]
     for key in repeats.SAME:
         assert not repeats.rows("abc", [{**record, key: "other"} for record in now])

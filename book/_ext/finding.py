@@ -15,7 +15,7 @@ import pandas as pd
 from stkd_utils import experiments, ledger, notebooks, plots, stats
 from stkd_utils.experiments.running import resolved
 from stkd_utils.hardware import processor
-from stkd_utils.procedures import Procedure, differing, made_on, recorded, verdict
+from stkd_utils.procedures import Procedure, differing, made_on, outcome, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def verdicts(_executed=None):
     rivals = [way for way in (grid, default) if way]
     certain = f"one training instead of {grid.runs}" + ", and a fixed temperature saves as much" * bool(default)
     prices = [_price(one, way) for way in rivals]
-    accuracy = f"Over {len(one.seeds)} seeds its accuracy is {' and '.join(prices)}."
+    accuracy = f"Over {len(one.seeds)} seeds a random temperature ends {' and '.join(prices)}."
     if all(price.startswith("not decided") for price in prices):
         accuracy = f"Its price in accuracy is not: {len(one.seeds)} seeds do not decide."
     said = [
@@ -105,15 +105,17 @@ def verdicts(_executed=None):
     if default:
         said.append(
             f"A fixed τ = 20, for the price of one training, reached {_percent(default)}: "
-            f"{_gap('random minus fixed', one, default)}."
+            f"{_gap('random minus fixed', one, default)}; {_gap('grid minus fixed', grid, default)}."
         )
+    blind = _told("random minus mean", outcome(paired(one, grid).scores(), grid.averages()))
+    said.append(f"Beside the mean of all {grid.runs} fixed temperatures, what one taken blindly is worth: {blind}.")
     return "\n".join([*said, *_scatter([way for way in compared.values() if way is not grid])])
 
 
 def _price(one, other):
     """What ``one`` loses or gains beside ``other``, as the end of a sentence."""
     what = "the grid" if other.role == "KD tuned tau" else f"a fixed {other.label.removeprefix('KD, ')}"
-    said, gap = against(one, other)["the data say"], one.scores().mean() - paired(other, one).scores().mean()
+    said, gap = against(one, other)["the data say"], (paired(one, other).scores() - other.scores()).mean()
     if said.startswith("not decided"):
         return f"not decided against {what}"
     if said == "equivalent":
@@ -123,7 +125,10 @@ def _price(one, other):
 
 
 def _gap(what, one, other):
-    found = against(one, other)
+    return _told(what, against(paired(one, other), other))
+
+
+def _told(what, found):
     return f"{what} {found['difference']}, **{found['the data say']}**"
 
 
