@@ -39,13 +39,16 @@ def agenda(dataset="cifar100", profile=PROFILE):
 
 
 def digits(seeds):
-    """The five ways of chapter 4 on the digits for so many ``seeds``, seed by seed: a list of passes as `agenda`.
+    """The five ways of chapter 4 and the shorter ones of chapter 9, on the digits, seed by seed: passes as `agenda`.
 
-    Every pass is one run, because the price of a way is that of runs which share nothing.
+    ``seeds`` is how many, from the first of the profile on. Every pass is one run, because the price of a way is that
+    of runs which share nothing.
     """
     scale, kd = experiments.profile(SMALL), "digits/resnet18-mobilenetv2-{}"
-    alone, random = "digits/mobilenetv2-base", kd.format("stochastic")
-    runs = [(alone, {}), (random, {}), *((kd.format("kd"), {"tau": tau}) for tau in scale.taus)]
+    alone, random, short = "digits/mobilenetv2-base", kd.format("stochastic"), {"schedule": "one-cycle"}
+    half = short | {"epochs": max(1, resolved(random, SMALL, {})["epochs"] // 2)}
+    runs = [(alone, {}), (random, {}), (random, short), (random, half)]
+    runs += [(kd.format("kd"), {"tau": tau}) for tau in scale.taus]
     first = scale.seeds[0]
     return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
 
@@ -79,7 +82,7 @@ def main(arguments=None):
     """Work through what is asked until it is done or the minutes are over; what needs a GPU, and has none, says so."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=0, help="stop after so many; 0, the default, is no limit")
-    parser.add_argument("--digits", type=int, metavar="SEEDS", help="instead, the ways of chapter 4 on the digits")
+    parser.add_argument("--digits", type=int, metavar="SEEDS", help="instead, so many seeds of the digits")
     asked = parser.parse_args(arguments)
     if asked.digits is not None and asked.digits < 1:
         parser.error("--digits needs a number of seeds, at least 1")

@@ -70,7 +70,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stats, stored
-from stkd_utils.procedures import Procedure, differing, verdict
+from stkd_utils.procedures import Procedure, counterpart, differing, verdict
 from stkd_utils.tables import FLOPS, column, table
 from stkd_utils.temperature import IntegerUniform
 from stkd_utils.training import default_device
@@ -301,49 +301,55 @@ table(rows, f"Keeping answers: {photos:,} images, 100 classes, {paper['epochs']}
 #
 # **Tuning cheaply.** *Successive halving* trains the whole grid a little, keeps the better half by validation, trains those on, and so forth.
 # It is the fair rival of a random temperature: tuning, for less than the whole grid.
-# The grid of chapter 3 was trained to the end, so what halving would have kept stands in its histories, and looking it up costs nothing.
+# A grid that was trained to the end holds in its histories what halving would have kept, and looking it up costs nothing.
 # (`experiments.halving` does the same without training the rest; its runs are equal to the last digit.)
+#
+# **A shorter schedule.** One cycle of the learning rate, up and down by a cosine, is known to reach a good place in fewer epochs.
+# Here it is tried for the run with a random temperature, at the full length and at half of it.
+#
+# The first cell trains what this page needs; the second takes the same ways from the [ledger](../book/ledger.md), which has more seeds, where it has all of them.
 
 # %%
-grid = experiments.sweep(name, seeds=scale.seeds, profile=profile, tau=list(scale.taus), progress="none")
-last = grid[0].record["result"]["last"]["epoch"]
-stops = sorted({max(1, last // 3), max(1, 2 * last // 3)} - {last})
-by_seed = [[run for run in grid if run.record["seed"] == seed] for seed in scale.seeds]
-kept, epochs_paid = zip(*(experiments.halved(runs, stops) for runs in by_seed), strict=True)
-halving = Procedure("KD, τ by halving", "KD tuned tau", tuple(run.record for run in kept))
-tuned = Procedure("KD, tuned τ", "KD tuned tau", tuple(run.record for run in grid))
-print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {len(scale.taus)}.")
-print("τ kept per seed:", *(f"{run.record['asked']['tau']:g}" for run in kept))
-
-# %% [markdown]
-# **A shorter schedule.** One cycle of the learning rate, up and down by a cosine, is known to reach a good place in fewer epochs.
-# Here it is tried for the run with a random temperature, at the full length and at half of it:
-
-# %% tags=["hide-input"]
-rival = f"{scale.dataset}/resnet18-mobilenetv2-stochastic"
 asked = {"seeds": scale.seeds, "profile": profile, "progress": "none"}
+grid = experiments.sweep(name, tau=list(scale.taus), **asked)
+last = grid[0].record["result"]["last"]["epoch"]
 lengths = {"": {}, ", one cycle": {"schedule": "one-cycle"}}
 lengths[", one cycle, half as long"] = {"schedule": "one-cycle", "epochs": max(1, last // 2)}
-stochastic = {
-    label: Procedure(
-        f"stochastic τ{label}", "stochastic tau",
-        tuple(run.record for run in experiments.sweep(rival, **asked, **extra)),
-    )
-    for label, extra in lengths.items()
-}  # fmt: skip
-one = stochastic[""].flops()
+rival = f"{scale.dataset}/resnet18-mobilenetv2-stochastic"
+
+
+def way(label, role, runs):
+    """A way of getting a student, of these runs."""
+    return Procedure(label, role, tuple(run.record for run in runs))
+
+
+ways = [way("KD, tuned τ", "KD tuned tau", grid)]
+for label, changed in lengths.items():
+    runs = experiments.sweep(rival, **asked, **changed)
+    ways.append(way(f"stochastic τ{label}", "stochastic tau", runs))
+
+# %% tags=["hide-input"]
+known, _ = ledger.load()
+there = counterpart(ways[0], known, ways[0].records[0]["asked"])
+more = [there and counterpart(one, known, one.records[0]["asked"], there.seeds) for one in ways]
+tuned, random, *shorter = more if all(more) else ways  # with as many seeds as the ledger has of all
+stops = sorted({max(1, last // 3), max(1, 2 * last // 3)} - {last})
+by_seed = [[one for one in tuned.records if one["seed"] == seed] for seed in tuned.seeds]
+chosen, epochs_paid = zip(*(experiments.halved(one, stops) for one in by_seed), strict=True)
+halving = Procedure("KD, τ by halving", "KD tuned tau", chosen)
+print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {tuned.runs}.")
+print(f"τ kept by each of {len(chosen)} seeds:", *sorted(one["asked"]["tau"] for one in chosen))
 nothing = {"against": "", "difference": "", "the data say": ""}
 rows = [{"way": tuned.label, "computation": float(tuned.runs), **nothing}]
-random, *shorter = stochastic.values()
 compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter)]
-for way, other in compared:
-    cost = np.mean(epochs_paid) / last if way is halving else way.flops() / one
-    said = verdict(way, other)
+for one, other in compared:
+    cost = np.mean(epochs_paid) / last if one is halving else one.flops() / random.flops()
+    said = verdict(one, other)
     told = {"against": other.label, "difference": said["difference"].split(" points")[0]}
-    rows.append({"way": way.label, "computation": cost, **told, "the data say": said["the data say"]})
+    rows.append({"way": one.label, "computation": cost, **told, "the data say": said["the data say"]})
 for row in rows:
     row["computation"] = f"{row['computation']:.3g} ×"
-table(rows, f"Test accuracy, differences in points, 95 % interval over {len(scale.seeds)} seeds")
+table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tuned.seeds)} seeds")
 
 # %% [markdown]
 # A row that says *not decided* recommends nothing, in either direction, and a cheap row that says *worse* is no saving.

@@ -57,10 +57,11 @@ def test_every_epoch_is_paid_once(halved):
 
 def test_the_histories_of_a_whole_grid_tell_the_same_without_training(halved):
     kept, records, grid, _ = halved
-    found, epochs = experiments.halved(grid, (1, 2))
-    assert found in grid and found.record["asked"]["tau"] == kept.record["asked"]["tau"]
+    whole = [run.record for run in grid]
+    found, epochs = experiments.halved(whole, (1, 2))
+    assert found in whole and found["asked"]["tau"] == kept.record["asked"]["tau"]
     assert epochs == sum(len(record["history"]) for record in records) == 1 + 1 + 2 + 5
-    _, epochs = experiments.halved(grid, [3], keep=0.75)
+    _, epochs = experiments.halved(whole, [3], keep=0.75)
     assert epochs == 4 * 3 + 3 * 2
 
 
@@ -93,7 +94,7 @@ def test_a_stop_outside_of_the_schedule_is_refused_before_anything_is_trained(ha
     with pytest.raises(ExperimentError, match="stops from epoch 1 to 4 of 5; got"):
         experiments.halving(KD, seed=3, taus=TAUS, stops=stops, runs=tmp_path, **OPTIONS)
     with pytest.raises(ExperimentError, match="stops from epoch 1 to 4 of 5; got"):
-        experiments.halved(halved[2], stops)
+        experiments.halved([run.record for run in halved[2]], stops)
     assert not list(tmp_path.iterdir())
 
 

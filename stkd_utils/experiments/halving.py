@@ -29,20 +29,21 @@ def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
     left, records = list(taus), {}
     for stop in (*stops, None):
         runs = sweep(name, seeds=[seed], tau=left, stop_after=stop, profile=profile, **options)
-        records |= {run.record["asked"]["tau"]: run.record for run in runs}
-        best = _best(runs, keep)
-        left = [run.record["asked"]["tau"] for run in best]
-    return best[0], list(records.values())
+        found = {run.record["asked"]["tau"]: run for run in runs}
+        records |= {tau: run.record for tau, run in found.items()}
+        left = [record["asked"]["tau"] for record in _best([run.record for run in runs], keep)]
+    return found[left[0]], list(records.values())
 
 
-def halved(runs, stops, keep=0.5):
-    """What `halving` would have kept of ``runs``, trained to the end, of one seed: the `Run`, and the epochs to pay.
+def halved(records, stops, keep=0.5):
+    """What `halving` would have kept of runs that were trained to the end: the record, and the epochs to pay.
 
-    It reads their histories and trains nothing. Raises ExperimentError as `halving`. Introduced in notebook 09.
+    ``records`` of one seed, one for each tau; it reads their histories and trains nothing. Raises ExperimentError as
+    `halving`. Introduced in notebook 09.
     """
-    last = len(runs[0].record["history"])
+    last = len(records[0]["history"])
     _check(stops, keep, last)
-    left, paid, before = list(runs), 0, 0
+    left, paid, before = list(records), 0, 0
     for stop in (*stops, last):
         paid += len(left) * (stop - before)
         left, before = _best(left, keep, stop), stop
@@ -58,10 +59,10 @@ def _check(stops, keep, epochs):
         raise settings.ExperimentError(f"Halving stops from epoch 1 to {epochs - 1} of {epochs}; got {stops!r}.")
 
 
-def _best(runs, keep, epoch=0):
-    """The ``keep`` best of ``runs``, the best first, by validation after ``epoch`` (0: the last)."""
+def _best(records, keep, epoch=0):
+    """The ``keep`` best of ``records``, the best first, by validation after ``epoch`` (0: the last)."""
 
-    def place(run):
-        return rank({**run.record, "result": {"last": run.record["history"][epoch - 1]}}, "last")
+    def place(record):
+        return rank({**record, "result": {"last": record["history"][epoch - 1]}}, "last")
 
-    return sorted(runs, key=place)[: math.ceil(keep * len(runs))]
+    return sorted(records, key=place)[: math.ceil(keep * len(records))]
