@@ -378,8 +378,8 @@ Markdown(
     f"* A tuned grid of {grid.runs} temperatures reaches {held.percent()} on the test split, "
     f"**{decided}** the student alone: {gain.points()}, paired by seed.{speaks}\n"
     f"* It takes {whole / cheap:.3g} times the training time of the student alone (mean over seeds).\n"
-    f"* {len(rivals)} of {len(gaps)} temperatures could not be told from the best one: "
-    "the runs spent on telling these apart did not change the result visibly."
+    f"* {len(rivals)} of {len(gaps)} temperatures could not be told from the best one with "
+    f"{len(scale.seeds)} seeds: the runs spent on telling these apart changed nothing that they can show."
 )
 
 # %% [markdown]
@@ -388,7 +388,7 @@ Markdown(
 #
 # ## What would change our mind
 #
-# * About tuning at all: a curve over $\tau$ with a peak that stands out of its band says that tuning buys something that a default cannot; with enough seeds, a flat one says that it does not.
+# * About tuning at all: a curve over $\tau$ with a peak that stands out of its band says that tuning buys something that a default cannot; with enough seeds, a flat one says that it does not. For the digits the ledger has more seeds than this page: [chapter 4](04_stochastic_temperature.ipynb), section 6, sets the grid against two defaults.
 # * About handing on a tuned $\tau$: where seeds agree on a $\tau$, and the choice carries over to the test split, it is worth using again; where they scatter, the choice was mostly chance.
 #
 # ## Exercises

@@ -484,6 +484,7 @@ table(rows, f"Rivals against KD with a random τ, {terms}")
 # Accuracies come in steps of one image, so with few seeds this is a coincidence, and an interval of width zero would claim more than they can know.
 # The comparisons are not adjusted for being several, so a single one that just leaves out zero is weak evidence.
 # None of the fixed values was tuned on these data, so nothing here says what a tuned τ would reach.
+# For KD itself the ledger has more seeds than this page, and they decide what these leave open: [chapter 4](04_stochastic_temperature.ipynb), section 6.
 #
 # ## 7. Beside the paper
 #

@@ -386,6 +386,7 @@ table(pd.DataFrame(rows, columns=heads), f"Paired by seed, n = {len(scale.seeds)
 
 # %% [markdown]
 # These are many comparisons and they are not adjusted for that, so a single one that just leaves out zero is weak evidence.
+# *KD, stochastic τ* is here with the seeds of this page; the ledger has many more of it ([chapter 4](04_stochastic_temperature.ipynb), section 6).
 # Whether stochastic $\tau$ helps without a teacher can be asked in the same way.
 # Where the fixed $\tau$ lies outside of the range that is drawn from, its level differs as well, and the difference may be owed to that.
 

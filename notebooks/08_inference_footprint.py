@@ -498,7 +498,7 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lo
 # It treats the teacher as already there: whoever trains one only to teach pays for that too, and adds it to $E$.
 # It holds for full batches on one device: with single images, or on 8 × 8 digits, the saving is another one, or none.
 # And it is a statement about the student's *shape*: a student that learned alone pays back earlier still, because it cost less.
-# What distillation buys is not cheaper answers but better ones at that price, and the accuracies of [chapter 4](04_stochastic_temperature.ipynb) say whether it did.
+# What distillation buys is not cheaper answers but better ones at that price, and [the first page](../book/intro.md) has the accuracies with and without it.
 #
 # ## What we learned
 #
