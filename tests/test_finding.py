@@ -98,7 +98,7 @@ def test_a_damaged_ledger_stops_the_book(filled):
 
 
 def test_verdicts_are_sentences_computed_from_the_runs(filled):
-    lead, first, second, bought, third, rest = finding.verdicts().splitlines()
+    lead, _, first, second, bought, third, rest = finding.verdicts().splitlines()
     assert lead == (
         "**The saving is certain: one training instead of 3, and a fixed temperature saves as much. "
         "Its price in accuracy is not: 2 seeds do not decide.**"
@@ -108,7 +108,7 @@ def test_verdicts_are_sentences_computed_from_the_runs(filled):
     assert "τ = 20" in second and "74.0 %" in second and "**not decided (no spread)**" in second
     assert "Grid minus fixed +16.00 ± 0.00 points (n = 2)" in bought and "validation chose +16.00" in bought
     assert bought.endswith("Of the 3 fixed temperatures τ = 4 has the highest mean, 90.0 %.")
-    assert "minus KD, τ = 4 +1.00" in rest and "minus no KD +10.00" in rest
+    assert "Random minus a fixed τ = 4 +1.00" in rest and "minus no KD +10.00" in rest
     assert "mean of all 3 fixed temperatures" in third and "random minus mean +7.00 ± 0.00 points (n = 2)" in third
 
 
@@ -118,7 +118,7 @@ def test_a_decided_difference_is_not_called_open(tmp_path, monkeypatch):
     rows = [record(f"{kd}-kd", seed, 0.90 - tau / 100, tau, "fixed") for seed in range(3) for tau in (2, 4)]
     rows += [record(f"{kd}-stochastic", seed, 0.95 + seed / 1000, None, "stochastic") for seed in range(3)]
     ledger.append(rows)
-    lead, first, *_ = finding.verdicts().splitlines()
+    lead, _, first, *_ = finding.verdicts().splitlines()
     assert lead == (
         "**The saving is certain: one training instead of 2. "
         "Over 3 seeds a random temperature ends 7.1 points above the grid.**"

@@ -84,7 +84,7 @@ def _spoken(record):
 
 
 def verdicts(_executed=None):
-    """Markdown sentences: what is certain, and what a random temperature reached beside the grid and a fixed one."""
+    """Markdown, a sentence and a list: what is certain, and what a random temperature reached beside other ways."""
     compared = {way.label: way for way in ways()}
     if "KD, tuned τ" not in compared:
         return NOT_RUN
@@ -112,8 +112,10 @@ def verdicts(_executed=None):
     said.append(f"Beside the mean of all {grid.runs} fixed temperatures, what one taken blindly is worth: {blind}.")
     rest = [compared[label] for label in ("KD, τ = 4", "no KD") if label in compared]
     if rest:
-        said.append(f"Random {', and '.join(_gap(f'minus {way.label}', one, way) for way in rest)}.")
-    return "\n".join([*said, *_scatter([way for way in compared.values() if way is not grid])])
+        gaps = [_gap(f"minus {way.label.replace('KD, ', 'a fixed ')}", one, way) for way in rest]
+        said.append(f"Random {', and '.join(gaps)}.")
+    lead, *points = [*said, *_scatter([way for way in compared.values() if way is not grid])]
+    return "\n".join([lead, "", *(f"* {point}" for point in points)])
 
 
 def _bought(grid, default):
