@@ -33,4 +33,4 @@ def test_a_method_without_runs_says_so_and_one_with_runs_shows_seeds_and_cost(tm
     assert len(lines) == len(methods.listed()) and all("not run" in line for line in lines)
     monkeypatch.setenv("STKD_LEDGER", str(root / "book" / "ledger"))
     [kd] = [line for line in methods.methods().splitlines() if "`resnet18-mobilenetv2-kd`" in line]
-    assert re.search(r"\(n = \d\) \| 1 ×, ", kd)
+    assert re.search(r"\(n = \d+\) \| 1 ×, ", kd)
