@@ -367,7 +367,7 @@ if all(there.values()):
     later |= {label: {"against": label, **outcome(*pair)} for label, pair in pairs.items()}
 rows = pd.DataFrame(later.values()).replace(r" points.*", "", regex=True)
 rows = rows.rename(columns={"difference": "difference, points"})
-caption = f"Stochastic τ minus each, n = {len(more.seeds) if more else 0}, from the ledger"
+caption = f"The ledger, n = {len(more.seeds) if more else 0}: stochastic τ minus each; last, tuned τ minus a default"
 table(rows, caption) if later else Markdown("The ledger has no runs of this scale.")
 
 # %% [markdown]

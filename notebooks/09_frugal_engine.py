@@ -338,7 +338,8 @@ by_seed = [[one for one in tuned.records if one["seed"] == seed] for seed in tun
 chosen, epochs_paid = zip(*(experiments.halved(one, stops) for one in by_seed), strict=True)
 halving = Procedure("KD, τ by halving", "KD tuned tau", chosen)
 print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {tuned.runs}.")
-print(f"τ kept by each of {len(chosen)} seeds:", *sorted(one["asked"]["tau"] for one in chosen))
+low, middle, high = np.quantile([one["asked"]["tau"] for one in chosen], (0, 0.5, 1))
+print(f"τ kept, {len(chosen)} seeds: {low:g} to {high:g}, median {middle:g}.")
 nothing = {"against": "", "difference": "", "the data say": ""}
 rows = [{"way": tuned.label, "computation": float(tuned.runs), **nothing}]
 compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter)]

@@ -57,6 +57,7 @@ class Trainer:
         self.data_seed = seed if data_seed is None else data_seed
         self.precision, self.stop_after, self.macs, self.name = precision, stop_after, macs, name
         self.evaluate = evaluate
+        self._code = environment.code_digest()  # reading all files takes a while: not at every checkpoint
         self._device = dataset.device
         self._modules = [model, *([objective.module.to(self._device)] if objective.module else [])]
         self.optimiser = protocol.optimise(*self._modules)
@@ -189,7 +190,7 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "fit": dict(vars(self.fit_state)),
             "data": self.dataset.checksum,
-            "code": environment.code_digest(),
+            "code": self._code,
         }
 
     def restore(self, say=print):
@@ -207,7 +208,7 @@ class Trainer:
                 f"The images of {self.dataset.name} are not those that this run began with: bring them back, or delete "
                 f"the folder {self.path.parent} to train on these from the start."
             )
-        if state.get("code", now := environment.code_digest()) != now:
+        if state.get("code", self._code) != self._code:
             who = self.name or self.path
             say(f"{who} began with other code of stkd_utils and goes on with this; delete its folder to start anew.")
         self.model.load_state_dict(state["model"])

@@ -5,23 +5,17 @@ import json
 import multiprocessing
 import shutil
 
-import numpy as np
 import pytest
 import torch
+from stored_helpers import SHIFT, answers, network, passes, rows_of, store
 
-from stkd_utils import data, engine, models, seeding, stored
+from stkd_utils import data, engine, models, stored
 from stkd_utils.data import Augmentation
-
-SHIFT = Augmentation(crop_padding=1)  # 9 views
 
 
 @pytest.fixture(scope="module")
 def digits():
     return data.load("digits", train_limit=160, val_limit=50, test_limit=50)
-
-
-def network(seed=0, precision="float32"):
-    return engine.frozen(models.build("resnet18", 10, channels=1, width=0.0625, seed=seed), precision, "cpu")
 
 
 class Counting(torch.nn.Module):
@@ -34,26 +28,6 @@ class Counting(torch.nn.Module):
     def forward(self, images):
         self.images += len(images)
         return self.network(images)
-
-
-def passes(digits, augmentation, epochs, seed=0, batch_size=64):
-    """(views, positions, moves, epoch) of every batch of a run with that data seed."""
-    order, draws = seeding.generator(seed, "order"), seeding.generator(seed, "augment")
-    for epoch in range(1, epochs + 1):
-        for positions in data.order(digits.train, batch_size, order):
-            moves = data.draw(len(positions), augmentation, draws, positions.device)
-            yield data.view(digits.train.images[positions], moves, digits.mean, digits.std), positions, moves, epoch
-
-
-def answers(teacher, *run):
-    """All logits of a run as one tensor; ``teacher`` plain or stored."""
-    if isinstance(teacher, stored.StoredTeacher):
-        return torch.cat([teacher(views, positions, moves.number()) for views, positions, moves, _ in passes(*run)])
-    return torch.cat([teacher(views) for views, *_ in passes(*run)])
-
-
-def store(path, digits, augmentation=SHIFT, teacher=None, precision="float32", **tape):
-    return stored.StoredTeacher(teacher or network(), path, digits, augmentation, precision, **tape)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -177,10 +151,6 @@ def test_trap_P1_rotated_views_are_refused_in_one_sentence(tmp_path, digits):
 # a kill, a damaged file, a full disk, a neighbour
 
 
-def rows_of(kept):
-    return np.memmap(kept.folder / "rows", stored._row(10), "r+", shape=(160, kept._rows.shape[1]))
-
-
 @pytest.mark.parametrize("part", ["logits", "sum"])
 def test_half_written_and_damaged_rows_are_computed_again(tmp_path, digits, part):
     kept = store(tmp_path, digits, Augmentation())
@@ -290,45 +260,3 @@ def test_trap_P1_a_pass_with_other_views_than_its_seed_gave_before_is_computed(t
         for views, positions, _, epoch in passes(digits, SHIFT, 1, seed=seed):
             assert torch.equal(kept(views, positions, epoch - 1), kept.teacher(views))
     assert kept.computed > 240
-
-
-# what it will cost
-
-
-def test_the_estimate_is_what_then_happens(tmp_path, digits):
-    for augmentation, epochs in ((Augmentation(), 3), (Augmentation(flip=True), 6), (SHIFT, 20)):
-        kept = store(tmp_path, digits, augmentation)
-        answers(kept, digits, augmentation, epochs)
-        guess = stored.estimate(160, 10, augmentation, epochs, batch_size=64)
-        assert guess.bytes == (kept.folder / "rows").stat().st_size
-        filled = (rows_of(kept)["sum"] != 0).sum() / 160
-        assert guess.filled == pytest.approx(filled, rel=0.05)
-        assert guess.views == augmentation.views
-
-
-@pytest.mark.parametrize("images", [128, 150])  # 150: the last batch has 22, which pass by
-@pytest.mark.parametrize("augmentation, epochs", [(Augmentation(), 4), (Augmentation(flip=True), 8), (SHIFT, 12)])
-def test_the_saving_of_the_estimate_is_the_one_that_runs_count(tmp_path, digits, images, augmentation, epochs):
-    digits = dataclasses.replace(digits, train=digits.train.take(torch.arange(images)))
-    asked = computed = 0
-    for seed in range(5):
-        kept = store(tmp_path / str(seed), digits, augmentation)
-        for views, positions, moves, _ in passes(digits, augmentation, epochs, seed, batch_size=64):
-            kept(views, positions, moves.number())
-        asked, computed = asked + kept.asked, computed + kept.computed
-    guess = stored.estimate(images, 10, augmentation, epochs, batch_size=64)
-    assert 1 - computed / asked == pytest.approx(guess.saved, abs=0.03)
-
-
-def test_the_estimate_is_one_sentence_with_size_and_saving():
-    cifar = stored.estimate(45_000, 100, Augmentation(flip=True), 100)
-    assert cifar.bytes == 45_000 * 2 * 404 and cifar.filled == pytest.approx(2, abs=1e-9) and 0.9 < cifar.saved < 0.98
-    assert "45,000 images x 2 views takes 36.4 MB" in str(cifar) and f"{cifar.saved:.0%}" in str(cifar)
-    assert "\n" not in str(cifar) and str(cifar).count(". ") == 0 and str(cifar)[-1] == "."
-    taped = stored.estimate(45_000, 100, Augmentation(4, True, 15.0), 100, data_seed=0)
-    assert (taped.views, taped.filled, taped.saved) == (100, pytest.approx(99.84), 0)
-
-
-def test_a_batch_size_that_would_never_be_stored_is_refused():
-    with pytest.raises(stored.StoreError, match="multiple of 32; got 100"):
-        stored.estimate(45_000, 100, SHIFT, 10, batch_size=100)

@@ -145,7 +145,7 @@ def _price(one, other):
 
 
 def _gap(what, one, other):
-    return _told(what, against(paired(one, other), other))
+    return _told(what, against(one, other))
 
 
 def _told(what, found):
