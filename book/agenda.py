@@ -53,29 +53,42 @@ def digits(seeds):
     return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
 
 
-def missing(wanted, profile=PROFILE):
-    """Those of a pass that the ledger has no row of, from whatever machine: a second row of one run is not kept."""
-    known = [(row["experiment"], row["profile"], row["seed"], row["asked"]) for row in ledger.load()[0]]
+def missing(wanted, profile=PROFILE, known=None):
+    """Those of a pass that the ledger has no row of, from whatever machine: a second row of one run is not kept.
+
+    ``known`` is what `recorded` gave, where it was asked a moment ago.
+    """
+    known = recorded() if known is None else known
     return [
         (name, seed, overrides)
         for name, seed, overrides in wanted
-        if (name, profile, seed, resolved(name, profile, overrides)) not in known
+        if resolved(name, profile, overrides) not in known.get((name, profile, seed), ())
     ]
 
 
+def recorded():
+    """The settings of the runs in the ledger: a list for each (experiment, profile, seed)."""
+    found = {}
+    for row in ledger.load()[0]:
+        found.setdefault((row["experiment"], row["profile"], row["seed"]), []).append(row["asked"])
+    return found
+
+
 def work(todo, profile=PROFILE, progress="lines"):
-    """Train what the ledger does not have yet, pass by pass; every finished run is added to it at once.
+    """Train what the ledger does not have yet, pass by pass; every finished run is added to it at once. How many were.
 
     A run whose loss is no longer a number does not stop those beside and after it.
     """
-    for wanted in todo:
+    known, added = recorded(), 0
+    for wanted in [wanted for wanted in todo if missing(wanted, profile, known)]:
         try:
             left = missing(wanted, profile)
             records = [run.record for run in experiments.side_by_side(left, profile, progress=progress)]
         except Diverged as error:
             print(error, flush=True)
             records = error.records
-        ledger.append(records)
+        added += ledger.append(records)
+    return added
 
 
 def main(arguments=None):
@@ -93,10 +106,11 @@ def main(arguments=None):
     signal.setitimer(signal.ITIMER_REAL, 60 * asked.minutes)
     try:
         if asked.digits is not None:
-            work(digits(asked.digits), SMALL)
+            added = work(digits(asked.digits), SMALL)
         else:
             data.read("cifar100", download=True)
-            work(agenda())
+            added = work(agenda())
+        print(f"{added} runs were added to the ledger.")
     except TimeIsUp:
         print("The minutes are over; the same command continues from the last checkpoint.")
     except KeyboardInterrupt:

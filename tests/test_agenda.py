@@ -37,7 +37,7 @@ def test_on_the_digits_every_run_is_paid_alone_and_a_seed_is_finished_before_the
     assert [seed for [(_, seed, _)] in todo] == 23 * [3] + 23 * [4]
 
 
-def test_on_the_digits_no_gpu_is_needed(tmp_path, monkeypatch, on_cpu):
+def test_on_the_digits_no_gpu_is_needed(tmp_path, monkeypatch, on_cpu, capsys):
     monkeypatch.setenv("STKD_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path / "ledger"))
     (tmp_path / "ledger").mkdir()
@@ -45,6 +45,8 @@ def test_on_the_digits_no_gpu_is_needed(tmp_path, monkeypatch, on_cpu):
     scale = experiments.profile("smoke")
     assert agenda.main(["--digits", "1"]) == 0
     rows = ledger.load()[0]
+    assert f"{len(rows)} runs were added to the ledger" in capsys.readouterr().out
+    assert agenda.main(["--digits", "1"]) == 0 and capsys.readouterr().out.startswith("0 runs were added")
     assert len(rows) == 4 + len(scale.taus) and not any(row["shared"] for row in rows)
     assert {(row["seed"], row["profile"]) for row in rows} == {(scale.seeds[0], "smoke")}
     with_teacher = [row for row in rows if row["teacher_id"]]
