@@ -46,8 +46,8 @@ def digits(seeds):
     """
     scale, kd = experiments.profile(SMALL), "digits/resnet18-mobilenetv2-{}"
     alone, random, short = "digits/mobilenetv2-base", kd.format("stochastic"), {"schedule": "one-cycle"}
-    half = short | {"epochs": max(1, resolved(random, SMALL, {})["epochs"] // 2)}
-    runs = [(alone, {}), (random, {}), (random, short), (random, half)]
+    half = {"epochs": max(1, resolved(random, SMALL, {})["epochs"] // 2)}
+    runs = [(alone, {}), (random, {}), (random, short), (random, half), (random, short | half)]
     runs += [(kd.format("kd"), {"tau": tau}) for tau in scale.taus]
     first = scale.seeds[0]
     return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
