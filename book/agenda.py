@@ -13,7 +13,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package, when it is not installed
 
 from stkd_utils import data, experiments, ledger  # noqa: E402
-from stkd_utils.experiments.running import resolved  # noqa: E402
 from stkd_utils.training import Diverged, default_device  # noqa: E402
 
 PROFILE, SMALL = "paper", "quick"
@@ -46,7 +45,7 @@ def digits(seeds):
     """
     scale, kd = experiments.profile(SMALL), "digits/resnet18-mobilenetv2-{}"
     alone, random, short = "digits/mobilenetv2-base", kd.format("stochastic"), {"schedule": "one-cycle"}
-    half = {"epochs": max(1, resolved(random, SMALL, {})["epochs"] // 2)}
+    half = {"epochs": max(1, experiments.resolve(random, SMALL)["epochs"] // 2)}
     runs = [(alone, {}), (random, {}), (random, short), (random, half), (random, short | half)]
     runs += [(kd.format("kd"), {"tau": tau}) for tau in scale.taus]
     first = scale.seeds[0]
@@ -62,7 +61,7 @@ def missing(wanted, profile=PROFILE, known=None):
     return [
         (name, seed, overrides)
         for name, seed, overrides in wanted
-        if resolved(name, profile, overrides) not in known.get((name, profile, seed), ())
+        if experiments.resolve(name, profile, **overrides) not in known.get((name, profile, seed), ())
     ]
 
 

@@ -40,8 +40,7 @@ def trained(settings, seed):
 def tried(model):
     """One dict per combination of settings for ``model``, in the order of the lists above."""
     for lr, milestones in itertools.product(LRS, MILESTONES):
-        asked = {**experiments.profile(PROFILE).overrides, "lr": lr, "milestones": milestones}
-        settings = experiments.resolve(f"digits/{model}-base", asked)
+        settings = experiments.resolve(f"digits/{model}-base", PROFILE, lr=lr, milestones=milestones)
         rows = [trained(settings, seed) for seed in SEEDS]
         yield {
             "model": model,

@@ -438,7 +438,7 @@ ours = ledger.paper_table("cifar100").query("loss == 'HKD' and method == 'ours'"
 printed_costs = (ours.gflops_millions, ours.energy_kwh, ours.co2e_g)
 rows = [("Rafat et al. (2023)", "", *printed_costs, "not known to us")]
 for size in ("gpu", "paper"):
-    asked = experiments.resolve(one, experiments.profile(size).overrides)
+    asked = experiments.resolve(one, size)
     way = recorded(ledger.load()[0], asked, one, size, "KD, stochastic τ", "stochastic tau")
     label = f"this book, {size}, {asked['epochs']} epochs"
     if way is None:

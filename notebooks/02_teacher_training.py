@@ -102,7 +102,7 @@ Markdown(
 # Those of the teacher decide which images there are and how they are divided:
 
 # %%
-asked = experiments.resolve(f"{scale.dataset}/resnet18-base", scale.overrides)
+asked = experiments.resolve(f"{scale.dataset}/resnet18-base", profile)
 keys = ("val_fraction", "train_limit", "val_limit", "test_limit")
 dataset = data.load(asked["dataset"], **{key: asked[key] for key in keys})
 rows = [
@@ -185,7 +185,7 @@ for ax, view in zip(axes.flat, [original[0] / 255, *pixels], strict=True):
 # %%
 rows = []
 for name, spoken in NAMES.items():
-    settings = experiments.resolve(f"{scale.dataset}/{name}-base", scale.overrides)
+    settings = experiments.resolve(f"{scale.dataset}/{name}-base", profile)
     slim = {key: settings[key] for key in ("width", "depth")}
     small = models.build(name, dataset.classes, channels=dataset.channels, **slim)
     image = (dataset.channels, dataset.size, dataset.size)
@@ -369,7 +369,7 @@ print(f"tuned minus random τ, Table 4 (HKD):         {effect:+.2f} points")
 
 # %%
 small = experiments.profile(profile if scale.dataset == "digits" else "quick")
-settings = experiments.resolve("digits/shufflenetv2-base", small.overrides)
+settings = experiments.resolve("digits/shufflenetv2-base", small.name)
 digits = data.load("digits", **{key: settings[key] for key in keys})
 size = {key: settings[key] for key in ("width", "depth")}
 turned = data.Augmentation(*(settings[key] for key in moves))
@@ -454,10 +454,7 @@ for name, group in table.groupby("model", sort=False):
     both = group[["test_accuracy", "test_accuracy_chosen"]]
     accuracy = [stats.interval(both[key]).percent().split(" %")[0] for key in both]
     work = f"{group.flops_forward_backward.mean() / 1e9:.3g}"
-    cost = ["not seen", "not seen"]
-    if not np.isnan(energy):
-        grams = quantity(energy * grid.g_per_kwh, MASS).removesuffix(" CO₂e")
-        cost = [quantity(energy, ENERGY), grams]
+    cost = quantity(energy, ENERGY), quantity(energy * grid.g_per_kwh, MASS).removesuffix(" CO₂e")
     rows.append((NAMES[name], *accuracy, work, duration(group.seconds.mean()), *cost))
 columns = ["network", "last epoch, %", "chosen epoch, %", "GFLOPs"]
 columns += ["time", "energy", "CO₂e"]
@@ -577,7 +574,7 @@ logged = ledger.paper("Repository notebook").query("method == 'teacher'").iloc[0
 rows.append((logged.dataset, "authors' repository", f"{logged.value:.2f} %", "best epoch on the test set"))
 for (spoken, name), size in itertools.product({"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}.items(), ("gpu", "paper")):
     base = f"{name}/resnet18-base"
-    settings = experiments.resolve(base, experiments.profile(size).overrides)
+    settings = experiments.resolve(base, size)
     way = recorded(ledger.load()[0], settings, base, size, "teacher", "teacher")
     label = f"this book, {size}, {settings['epochs']} epochs"
     if way is None:

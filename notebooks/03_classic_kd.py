@@ -354,7 +354,7 @@ records, _ = ledger.load()
 rows = []
 for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
     pair = f"{name}/resnet18-mobilenetv2-kd"
-    asked = experiments.resolve(pair, experiments.profile(size).overrides)
+    asked = experiments.resolve(pair, size)
     found = recorded(records, asked, pair, size, "KD, tuned τ", "KD tuned tau")
     is_grid = found and found.runs > 1
     reached = (found.runs, stats.interval(found.scores()).percent()) if is_grid else ("–", "not run yet")

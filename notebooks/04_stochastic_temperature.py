@@ -542,7 +542,7 @@ for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
     ways_there = []
     for way, kind in ((tuned, "kd"), (stochastic, "stochastic")):
         pair = f"{name}/resnet18-mobilenetv2-{kind}"
-        asked = experiments.resolve(pair, experiments.profile(size).overrides)
+        asked = experiments.resolve(pair, size)
         ways_there.append(recorded(known, asked, pair, size, way.label, way.role))
     tried = f", {ways_there[0].runs} τ for all seeds" if ways_there[0] else ""
     rows.append(beside(f"{name}, {size} (ledger{tried})", *ways_there))

@@ -591,7 +591,7 @@ for size in ("gpu", "paper"):
     there = []
     for way, kind in ((tuned, "kd"), (stochastic, "stochastic")):
         name = f"voc/ssd300vgg16-mobilenetv2ssdlite-{kind}"
-        wanted = experiments.resolve(name, experiments.profile(size, "detection").overrides)
+        wanted = experiments.resolve(name, size)
         there.append(recorded(records, wanted, name, size, way.label, way.role))
     rows.append(beside(f"VOC, {size} (ledger)", *there))
 heads = ["data", "tuned, %", "stochastic, %", "difference", "FLOPs"]

@@ -237,12 +237,12 @@ Markdown(
 # But a run that `stop_after` ends early keeps its checkpoint, and the whole run goes on from there: looking into it costs nothing.
 
 # %%
-crd = experiments.resolve(f"{pair}-crd", scale.overrides)
+crd = experiments.resolve(f"{pair}-crd", profile)
 early = {"seed": scale.seeds[0], "stop_after": crd["epochs"] - 1}
 stopped = experiments.run(f"{pair}-crd", **early, **options)
 saved, _ = checkpoint.load(stopped.folder / "checkpoint.pt")
 crd_runs = carry_out(f"CRD, τ = {crd['tau']:g}", "KD fixed tau", f"{pair}-crd")
-moving = experiments.resolve(f"{pair}-crd-stochastic", scale.overrides)
+moving = experiments.resolve(f"{pair}-crd-stochastic", profile)
 carry_out("CRD, random τ", "stochastic tau", f"{pair}-crd-stochastic")
 print(f"Random τ: from {moving['tau_low']:g} to {moving['tau_high']:g}.")
 print(f"Negatives for each image: {crd['crd_negatives']:,}")
@@ -296,7 +296,7 @@ Markdown(
 # Here the MobileNetV2 learns beside a ResNet-18 of the teacher's size, and both are trained, so both are paid for.
 
 # %%
-dml = experiments.resolve(f"{pair}-dml", scale.overrides)
+dml = experiments.resolve(f"{pair}-dml", profile)
 big = f"{scale.dataset}/resnet18-base"
 carry_out("no KD", "no KD", f"{scale.dataset}/mobilenetv2-base")
 carry_out("ResNet-18 alone", "teacher", big)
@@ -339,7 +339,7 @@ lines = [
     f"ResNet-18 {gained(reached[f'as peer, {label}'], reached['ResNet-18 alone'])}."
     for label in mutual
 ]
-rates = dml["lr"], experiments.resolve(big, scale.overrides)["lr"]
+rates = dml["lr"], experiments.resolve(big, profile)["lr"]
 said = "with equal rates" if rates[0] == rates[1] else "so the rate may have a part in the difference"
 lines.append(f"* Learning rate of ResNet-18: {rates[0]:g} as a peer, {rates[1]:g} alone; {said}.")
 Markdown("Beside the other, minus alone, paired by seed:\n\n" + "\n".join(lines))
@@ -526,7 +526,7 @@ for name, loss, size in itertools.product(("cifar10", "cifar100"), ("crd", "dml"
     found = []
     for ending in ("", "-stochastic"):
         which = f"{name}/resnet18-mobilenetv2-{loss}{ending}"
-        settings = experiments.resolve(which, experiments.profile(size).overrides)
+        settings = experiments.resolve(which, size)
         found.append(recorded(records, settings, which, size, loss, "KD fixed tau"))
     if any(found):
         reached = [stats.interval(way.scores()).percent(2) if way else "not run yet" for way in found]

@@ -406,7 +406,7 @@ table(rows, caption) if rows else None
 part, points = min(many, 32), len(scale.taus)
 step = Step(batch=part, device=device)
 parts = breakdown(step, rounds=1 if profile == "smoke" else 2).set_index("part")
-paper = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", experiments.profile("paper").overrides)
+paper = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", "paper")
 views = round((1 - paper["val_fraction"]) * 50_000) * paper["epochs"]  # CIFAR-100 has 50,000 images for training
 a_view = parts.attrs["whole"] / part
 grid_points = len(experiments.profile("paper").taus)

@@ -272,7 +272,7 @@ table(rows, "Computation of a grid that shares its teacher, forward and backward
 # What keeping would take and save can be said before anything is stored, here for CIFAR-100 with the epochs of the paper's code:
 
 # %%
-paper = experiments.resolve("cifar100/resnet18-mobilenetv2-kd", experiments.profile("paper").overrides)
+paper = experiments.resolve("cifar100/resnet18-mobilenetv2-kd", "paper")
 photos = round((1 - paper["val_fraction"]) * 50_000)  # CIFAR-100 has 50,000 images for training
 moves = {"flip": (0, True), "crop": (4, False), "crop and flip": (4, True)}
 rows = []
@@ -590,7 +590,7 @@ rows = [
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["device"] == "cuda" and not r["asked"]["stop_after"]]
 groups = {}
 for record in sorted(records, key=lambda record: record["finished"]):
-    asked, usual = record["asked"], experiments.resolve(record["experiment"], experiments.profile(record["profile"]).overrides)
+    asked, usual = record["asked"], experiments.resolve(record["experiment"], record["profile"])
     changed = "".join(f", {key}={value}" for key, value in sorted(differing(record, usual).items()))
     kind = record["experiment"], asked.get("tau"), asked["epochs"], changed, record["hardware"]["gpu"]
     groups.setdefault(kind, {})[record["seed"]] = record  # of equal ones the latest

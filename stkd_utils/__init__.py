@@ -9,7 +9,7 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
   `mutual`), `engine` (how fast), `stored` (answers kept on disk)
 * a training, with its `protocol`, `validation`, `metrics`, `checkpoint`, `seeding`, `sharing`, `progress`,
   `scalars`; `profiling` stands on it and says where the time goes
-* energy: `carbon` (the meter), `hardware`, `counters`, `intensities`, `receipt`
+* time and energy: `clock`, `carbon` (the meter), `hardware`, `counters`, `intensities`, `receipt`
 * a run and its record (settings, running, recording): `environment`; `detection` is the second task
 * what runs say: `ledger` and `ledger_files` (rows), `procedures` (ways to a student), `stats` (intervals)
 * pages, beside their execution: `plots`, `reliability`, `slider`, `tables`

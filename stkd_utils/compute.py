@@ -10,7 +10,6 @@ is high by one forward pass of the first layer: at most 0.5 % of a training step
 """
 
 import io
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ptflops import get_model_complexity_info
+
+from . import clock
 
 FLOPS_PER_MAC = 2
 PAPER_UNIT = 1e15  # the paper's column "GFLOPs (M)": one million times 1e9 FLOPs
@@ -130,19 +131,6 @@ def latency(model, shape, *, batch_size=1, repeats=30, warmup=5):
     images = torch.randn(batch_size, *shape, device=device)
     copy = deepcopy(model).eval()
     with torch.inference_mode():
-        seconds = [_seconds(copy, images) for _ in range(warmup + repeats)][warmup:]
+        seconds = [clock.seconds(lambda: copy(images), device) for _ in range(warmup + repeats)][warmup:]
     low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75)) / batch_size
     return Latency(float(median), float(low), float(high))
-
-
-def _seconds(model, images):
-    _synchronise(images.device)
-    start = time.perf_counter()
-    model(images)
-    _synchronise(images.device)
-    return time.perf_counter() - start
-
-
-def _synchronise(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

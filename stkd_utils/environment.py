@@ -18,7 +18,7 @@ PACKAGES = (
 # Source that changes how results look, not what they are: editing it does not make finished runs stale.
 NOT_RESULTS = {
     "__main__.py", "notebooks.py", "plots.py", "slider.py", "stats.py", "progress.py", "receipt.py", "ledger.py",
-    "ledger_files.py", "record.schema.json", "procedures.py", "tables.py", "profiling.py", "experiments/profiles.json",
+    "ledger_files.py", "procedures.py", "tables.py", "profiling.py", "clock.py",
     "detection/pictures.py", "scalars.py", "catalogue.py", "inference.py", "quantise.py", "reliability.py",
 }  # fmt: skip
 
@@ -60,11 +60,11 @@ def packages():
 
 
 def code_digest():
-    """Hash (16 hex digits) of the package source and experiment files that determine results."""
+    """Hash (16 hex digits) of the package source that determines results; a run's own settings are in its record."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         name = path.relative_to(PACKAGE).as_posix()
-        if path.suffix in {".py", ".json"} and name not in NOT_RESULTS and not name.startswith("_ledger/"):
+        if path.suffix == ".py" and name not in NOT_RESULTS:
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

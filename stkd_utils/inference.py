@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from . import stats
-
-JOULES_PER_KWH = 3.6e6
+from . import clock, stats
+from .carbon import JOULES_PER_KWH
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def timings(models, images, *, rounds=7, warmup=2):
     with torch.inference_mode():
         for number in range(warmup + rounds):
             for name, model in models.items():
-                taken = _seconds(model, images)
+                taken = clock.seconds(lambda model=model: model(images), images.device)
                 if number >= warmup:
                     seconds[name].append(taken)
     return {name: Timing(tuple(taken), len(images)) for name, taken in seconds.items()}
@@ -109,7 +108,7 @@ def energy(model, images, meter, *, seconds=1.0, warmup=1, name="answers"):
         end = time.perf_counter() + seconds
         while passes == 0 or time.perf_counter() < end:
             model(images)
-            _wait(images.device)
+            clock.wait(images.device)
             passes += 1
         meter.stop(name)
     cost, answered = meter.cost(name), passes * len(images)
@@ -168,16 +167,3 @@ def break_even(paid, dear, cheap):
     if min(paid, dear, cheap) < 0:
         raise ValueError(f"Costs are 0 or more; got {paid!r}, {dear!r} and {cheap!r}.")
     return paid / (dear - cheap) if dear > cheap else float("inf")
-
-
-def _seconds(model, images):
-    _wait(images.device)
-    started = time.perf_counter()
-    model(images)
-    _wait(images.device)
-    return time.perf_counter() - started
-
-
-def _wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -18,9 +18,9 @@ PER_CLASS = ("class", "precision", "recall", "f1", "support")
 def scores(logits, labels):
     """A dict of numbers: accuracy, loss, macro_f1, macro_precision, macro_recall, kappa, ece.
 
-    All are fractions but ``loss``, the mean cross-entropy in nats, and ``kappa``, see `kappa`, -1 to 1 or None. A macro
-    mean is the plain mean over the classes that have images here, as in `per_class`: where each class has equally many,
-    macro recall is the accuracy.
+    All are fractions but ``loss``, the mean cross-entropy in nats, and Cohen's ``kappa``, 1 for answers equal to the
+    labels and 0 for what chance would give (-1 to 1, or None). A macro mean is the plain mean over the classes that
+    have images here, as in `per_class`: where each class has equally many, macro recall is the accuracy.
     """
     logits, labels, predicted = _checked(logits, labels)
     precision, recall, f1, _ = _by_class(labels, predicted, labels.unique())
@@ -50,16 +50,6 @@ def per_class(logits, labels, class_names):
     rows = zip(map(str, class_names), *(share.astype(float) for share in shares), support, strict=True)
     table = pd.DataFrame(rows, columns=PER_CLASS)
     return table.assign(**{name: table[name].where(there) for name in ("precision", "recall", "f1")})
-
-
-def kappa(logits, labels):
-    """Cohen's kappa of answers and labels, 1 for equal ones and 0 for what chance would give; a number, -1 to 1.
-
-    (p_o - p_e) / (1 - p_e), where p_o is the accuracy and p_e that of guessing as often as the network does (Cohen
-    1960, eq. 1). None where it is 0 / 0: labels and answers are all of one and the same class.
-    """
-    _, labels, predicted = _checked(logits, labels)
-    return _kappa(labels, predicted)
 
 
 def ece(logits, labels, bins=BINS):
@@ -127,6 +117,9 @@ def _by_class(labels, predicted, classes):
 
 
 def _kappa(labels, predicted):
+    """(p_o - p_e) / (1 - p_e), where p_o is the accuracy and p_e that of guessing as often as the network does (Cohen
+    1960, eq. 1); None where it is 0 / 0: labels and answers are all of one and the same class.
+    """
     from sklearn.metrics import cohen_kappa_score
 
     classes = torch.cat([labels, predicted]).unique()

@@ -50,11 +50,6 @@ class Report:
     profile: str
     notebooks: tuple
 
-    @property
-    def ok(self):
-        """True when no notebook failed."""
-        return all(row["status"] != "failed" for row in self.notebooks)
-
     def __str__(self):
         width = max((len(row["name"]) for row in self.notebooks), default=0)
         return "\n".join(f"{row['name']:<{width}}  {_figures(row)}" for row in self.notebooks)

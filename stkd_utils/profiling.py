@@ -2,12 +2,11 @@
 
 import itertools
 import statistics
-import time
 
 import pandas as pd
 import torch
 
-from . import data, engine, losses, models, temperature
+from . import clock, data, engine, losses, models, temperature
 from .carbon import Meter
 from .models import layers
 from .objectives import Distillation, Teacher
@@ -62,7 +61,7 @@ class Step:
 
     def wait(self):
         """Return when the device has done all that was asked of it."""
-        wait(self.device)
+        clock.wait(self.device)
 
     def _augment(self):
         self.views = data.augment(self.images, self.augmentation, self.mean, self.std, self.moves)
@@ -125,7 +124,7 @@ class Pass:
 
     def wait(self):
         """Return when the device has done all that was asked of it."""
-        wait(self.device)
+        clock.wait(self.device)
 
     def warm_up(self):
         """Take so many batches that the next one is like all later ones."""
@@ -178,27 +177,13 @@ def breakdown(step, rounds=5, whole=None):
         whole.warm_up()
     seconds, taken = {name: [] for name in step.parts}, []
     for _ in range(rounds):
-        taken.append(_seconds(whole, step.device))
+        taken.append(clock.seconds(whole, step.device))
         for name, part in step.parts.items():
-            seconds[name].append(_seconds(part, step.device))
+            seconds[name].append(clock.seconds(part, step.device))
     table = pd.DataFrame({"part": list(seconds), "seconds": [statistics.median(times) for times in seconds.values()]})
     table["share"] = table["seconds"] / table["seconds"].sum()
     table.attrs["whole"] = statistics.median(taken)
     return table
-
-
-def wait(device):
-    """Return when ``device`` has done all that was asked of it."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _seconds(call, device):
-    wait(device)
-    started = time.perf_counter()
-    call()
-    wait(device)
-    return time.perf_counter() - started
 
 
 def matmul_peak(precision, device="cpu", size=None, rounds=7):
@@ -210,12 +195,5 @@ def matmul_peak(precision, device="cpu", size=None, rounds=7):
     size = size or (16384 if torch.device(device).type == "cuda" else 4096)
     left, right = torch.randn(2, size, size, device=device, dtype=getattr(torch, precision))
     out = left @ right
-    best = float("inf")
-    for _ in range(rounds):
-        out.sum().item()  # waits for the device
-        started = time.perf_counter()
-        torch.mm(left, right, out=out)
-        if out.is_cuda:
-            torch.cuda.synchronize(out.device)
-        best = min(best, time.perf_counter() - started)
+    best = min(clock.seconds(lambda: torch.mm(left, right, out=out), device) for _ in range(rounds))
     return 2 * size**3 / best

@@ -35,14 +35,13 @@ class Receipt:
         cost = self.cost
         yield "Wall time", duration(cost.seconds), "by this process's clock"
         for component, reading in cost.components.items():
-            yield f"{component.upper()} energy", _energy(reading.kwh), _how(reading)
+            yield f"{component.upper()} energy", quantity(reading.kwh, ENERGY), _how(reading)
         how = "nothing was seen" if cost.energy_kwh is None else f"{cost.how}; the sum of what was seen"
-        yield "Total energy", _energy(cost.energy_kwh), how
+        yield "Total energy", quantity(cost.energy_kwh, ENERGY), how
         yield "PUE", quantity(cost.pue, ((1, ""),)), "factor of the data centre; not in the energies above"
         grid = cost.intensity
         yield "Carbon intensity", quantity(grid.g_per_kwh, ((1, "g/kWh"),)), f"{grid.source}; date: {grid.date}"
-        grams = "not seen" if cost.co2e_g is None else quantity(cost.co2e_g, MASS)
-        yield "Emissions", grams, "energy × PUE × intensity"
+        yield "Emissions", quantity(cost.co2e_g, MASS), "energy × PUE × intensity"
 
     def _repr_html_(self):
         lines = [
@@ -91,15 +90,13 @@ def _how(reading):
     return f"{reading.how}{power}" + (f": {reading.note}" if reading.note else "")
 
 
-def _energy(kwh):
-    return "not seen" if kwh is None else quantity(kwh, ENERGY)
-
-
 def quantity(value, units):
     """``value`` with three significant digits, in the largest unit in which it is 1 or more, else in the last.
 
-    ``units`` are pairs of size and name, largest first.
+    ``units`` are pairs of size and name, largest first. None and NaN become "not seen".
     """
+    if value is None or math.isnan(value):
+        return "not seen"
     scaled = [(float(f"{value / size:.3g}"), name) for size, name in units]
     number, name = next((pair for pair in scaled if pair[0] >= 1), scaled[-1])
     decimals = 2 - math.floor(math.log10(number)) if number else 0

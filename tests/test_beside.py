@@ -136,7 +136,7 @@ def test_stored_outputs_are_refused_before_anything_is_trained(tmp_path):
 ])  # fmt: skip
 def test_settings_that_do_not_fit_are_named(name, change, said):
     with pytest.raises(ExperimentError, match=said):
-        experiments.resolve(name, change)
+        experiments.resolve(name, **change)
 
 
 def test_the_seed_of_a_peer_follows_the_run_and_is_not_that_of_the_student(runs):

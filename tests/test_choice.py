@@ -45,5 +45,5 @@ def test_the_test_split_is_not_read(monkeypatch):
 
     monkeypatch.setattr(choose.data, "load", without_test)
     smoke = {**experiments.profile("smoke").overrides, "epochs": 1}
-    row = choose.trained(experiments.resolve("digits/mobilenetv2-base", smoke), seed=100)
+    row = choose.trained(experiments.resolve("digits/mobilenetv2-base", **smoke), seed=100)
     assert set(row) >= {"val_accuracy", "val_loss"} and len(looked_at) == 1

@@ -41,11 +41,10 @@ def test_both_data_sets_have_a_student_alone_its_teacher_and_both_ways_to_distil
 @pytest.mark.parametrize("profile", experiments.profile_names())
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_resolves_and_its_networks_fit_each_other(name, profile):
-    overrides = experiments.profile(profile, "detection").overrides
-    asked = experiments.resolve(name, overrides)
+    asked = experiments.resolve(name, profile)
     assert sorted(settings.validate(asked, name) or asked) == sorted(asked)
     if asked["method"] != "base":
-        teacher = experiments.resolve(asked["teacher"], overrides)
+        teacher = experiments.resolve(asked["teacher"], profile)
         same = ("dataset", "size", "train_sets", "test_sets", "augment", "match_iou")
         assert {key: teacher[key] for key in same} == {key: asked[key] for key in same}
         assert asked["width"] == teacher["width"] and asked["imagenet"] == teacher["imagenet"]
@@ -80,7 +79,7 @@ def test_the_profiles_of_detection_are_its_own():
 ])  # fmt: skip
 def test_trap_S3_a_wrong_key_or_value_is_one_sentence_with_key_and_file(change, said):
     for check in (
-        lambda: experiments.resolve(STOCHASTIC, change),
+        lambda: experiments.resolve(STOCHASTIC, **change),
         lambda: settings.validate({**experiments.load(STOCHASTIC), **change}, STOCHASTIC),
     ):
         with pytest.raises(ExperimentError) as caught:
@@ -100,12 +99,12 @@ def test_a_missing_key_is_named(key):
 
 def test_sgd_reads_momentum_and_a_student_alone_no_weight_of_a_teacher():
     with pytest.raises(ExperimentError, match="the key 'momentum' is missing"):
-        experiments.resolve(BASE, {"optimiser": "sgd"})
-    assert experiments.resolve(BASE, {"optimiser": "sgd", "momentum": 0.9})["momentum"] == 0.9
+        experiments.resolve(BASE, optimiser="sgd")
+    assert experiments.resolve(BASE, optimiser="sgd", momentum=0.9)["momentum"] == 0.9
     with pytest.raises(ExperimentError, match="'hint_weight' is unused, method 'base' does not read it"):
-        experiments.resolve(BASE, {"hint_weight": 1})
+        experiments.resolve(BASE, hint_weight=1)
     with pytest.raises(ExperimentError, match="'size' is unused, dataset 'digits' does not read it"):
-        experiments.resolve("digits/resnet18-base", {"size": 96})
+        experiments.resolve("digits/resnet18-base", size=96)
 
 
 def test_a_teacher_of_another_task_is_refused(tmp_path):

@@ -65,12 +65,11 @@ def test_trap_P6_rivals_differ_in_nothing_but_the_temperature(name):
 @pytest.mark.parametrize("profile", experiments.profile_names())
 @pytest.mark.parametrize("name", experiments.names())
 def test_every_experiment_resolves_in_every_profile(name, profile):
-    task = tasks.name_of(experiments.load(name)["dataset"])
-    experiments.resolve(name, experiments.profile(profile, task).overrides)
+    experiments.resolve(name, profile)
 
 
 def test_paper_profile_is_the_protocol_of_the_paper():
-    asked = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", experiments.profile("paper").overrides)
+    asked = experiments.resolve("cifar100/resnet18-mobilenetv2-stochastic", "paper")
     wanted = {
         "epochs": 100, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "gamma": 0.2,
         "milestones": [0.3, 0.6, 0.8], "warmup_epochs": 1, "crop_padding": 4, "flip": True, "rotation_degrees": 15,
@@ -191,11 +190,11 @@ def test_a_policy_with_a_parameter_of_its_own_is_one_class(done, monkeypatch):
     run = experiments.run(STOCHASTIC, seed=1, runs=done[0], tau_first=8, **options)
     assert run.taus.tau.tolist() == [8, 4] and "tau_low" not in run.record["asked"]
     with pytest.raises(ExperimentError, match="'tau_first' is unused, tau_policy 'stochastic' does not read it"):
-        experiments.resolve(STOCHASTIC, {"tau_first": 8})
+        experiments.resolve(STOCHASTIC, tau_first=8)
     with pytest.raises(ExperimentError, match="the key 'tau_first' is missing"):
-        experiments.resolve(STOCHASTIC, {"tau_policy": "cooling"})
+        experiments.resolve(STOCHASTIC, tau_policy="cooling")
     with pytest.raises(ExperimentError, match="unknown key 'tau_frist'; did you mean 'tau_first'"):
-        experiments.resolve(STOCHASTIC, {"tau_policy": "cooling", "tau_frist": 8})
+        experiments.resolve(STOCHASTIC, tau_policy="cooling", tau_frist=8)
 
 
 @pytest.mark.parametrize("peer, valid", [("peer1", True), ("peer10", True), ("peer0", False), ("peer01", False)])
@@ -224,11 +223,11 @@ def test_small_profiles_train_with_one_thread_and_give_the_others_back(done):
 
 
 def test_what_nobody_set_gets_its_default_and_a_teacher_less_run_has_no_stored_teacher():
-    asked, alone = (experiments.resolve(name, {}) for name in (STOCHASTIC, "digits/resnet18-base"))
+    asked, alone = (experiments.resolve(name) for name in (STOCHASTIC, "digits/resnet18-base"))
     wanted = {"data_seed": None, "schedule": "steps", "stop_after": None, "train_limit": None, "precision": "float32"}
     assert {key: asked[key] for key in wanted} == {key: alone[key] for key in wanted} == wanted
     assert asked["stored_teacher"] is False and "stored_teacher" not in alone
-    assert experiments.resolve("cifar100/resnet18-base", {})["precision"] == "auto"
+    assert experiments.resolve("cifar100/resnet18-base")["precision"] == "auto"
 
 
 @pytest.mark.parametrize("key, value, said", [
@@ -241,7 +240,7 @@ def test_what_nobody_set_gets_its_default_and_a_teacher_less_run_has_no_stored_t
 ])  # fmt: skip
 def test_settings_of_a_frugal_run_are_checked(key, value, said):
     with pytest.raises(ExperimentError, match=f"^{STOCHASTIC}: .*{said}"):
-        experiments.resolve(STOCHASTIC, {key: value})
+        experiments.resolve(STOCHASTIC, **{key: value})
 
 
 def test_a_data_seed_decides_order_and_views_and_nothing_else(done):

@@ -5,7 +5,7 @@ import json
 import finding
 import pytest
 
-from stkd_utils import ledger
+from stkd_utils import experiments, ledger
 
 COST = {
     "seconds": 10.0, "pue": 1.0, "intensity": {"g_per_kwh": 400.0, "source": "test", "date": "2024"},
@@ -16,7 +16,7 @@ COST = {
 
 def record(experiment, seed, accuracy, tau=None, policy=None, **changes):
     metrics = {"epoch": 2, "val_accuracy": accuracy, "val_loss": 0.3, "test_accuracy": accuracy, "test_loss": 0.4}
-    asked = finding.resolved(experiment, "quick", {"tau": tau} if tau else {})
+    asked = experiments.resolve(experiment, "quick", **({"tau": tau} if tau else {}))
     drawn = {"policy": policy, "draws": 20, "mean": 4.0, "min": 2.0, "max": 20.0} if policy else None
     return {
         "schema": 1, "id": f"{experiment}-{tau}-{seed}", "experiment": experiment, "profile": "quick", "seed": seed,
@@ -171,7 +171,7 @@ def test_a_run_with_changed_settings_is_named_and_does_not_enter_the_finding(fil
 
 
 def at_larger(name, seed, accuracy, tau=None, **changes):
-    asked = finding.resolved(name, "paper", {"tau": tau} if tau else {})
+    asked = experiments.resolve(name, "paper", **({"tau": tau} if tau else {}))
     return record(name, seed, accuracy, tau, profile="paper", asked=asked, **changes)
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from stkd_utils import carbon, data, experiments, ledger, losses, models, temperature
 from stkd_utils.experiments import ExperimentError, classification, methods, recording, settings, tasks
 from stkd_utils.experiments.plans import Plan
-from stkd_utils.experiments.running import resolved
 from stkd_utils.objectives import Objective
 from stkd_utils.protocol import Protocol
 from stkd_utils.sharing import split
@@ -28,9 +27,9 @@ def test_the_ids_of_all_runs_of_the_ledger_stay_as_they_are(root):
     lines = (root / "book" / "ledger" / "runs.jsonl").read_text().splitlines()
     for record in map(json.loads, lines):
         name, profile, asked = record["experiment"], record["profile"], record["asked"]
-        plain = resolved(name, profile, {})
+        plain = experiments.resolve(name, profile)
         overrides = {key: value for key, value in asked.items() if key not in plain or plain[key] != value}
-        again = resolved(name, profile, overrides)
+        again = experiments.resolve(name, profile, **overrides)
         assert again == asked
         start = {"start_run": record["initial"]} if "start" in asked else {}
         assert settings.digest({**again, "teacher_run": record["teacher_id"], **start}) == record["asked_hash"]
@@ -49,9 +48,9 @@ def test_every_key_of_a_method_is_explained_and_its_loss_takes_it(name, method):
 
 
 def test_a_key_that_came_later_and_is_null_is_not_part_of_the_question():
-    plain, null = experiments.resolve(KD, {}), experiments.resolve(KD, {"teacher_stop_after": None})
+    plain, null = experiments.resolve(KD), experiments.resolve(KD, teacher_stop_after=None)
     assert plain == null and "teacher_stop_after" not in plain
-    assert experiments.resolve(KD, {"teacher_stop_after": 3})["teacher_stop_after"] == 3
+    assert experiments.resolve(KD, teacher_stop_after=3)["teacher_stop_after"] == 3
 
 
 @pytest.mark.parametrize("name, change, said", [
@@ -64,7 +63,7 @@ def test_a_key_that_came_later_and_is_null_is_not_part_of_the_question():
 ])  # fmt: skip
 def test_what_a_method_does_not_read_is_refused_in_one_sentence(name, change, said):
     with pytest.raises(ExperimentError, match=f"^{name}: .*{said}") as caught:
-        experiments.resolve(name, change)
+        experiments.resolve(name, **change)
     assert "\n" not in str(caught.value)
 
 
@@ -178,7 +177,7 @@ def test_a_student_may_have_several_peers_of_several_kinds(runs):
     assert next(spent) < next(spent), "the second peer is on the bill"
     for wrong in ([], ["resnet18", "resnet"], 3):
         with pytest.raises(ExperimentError, match="'peer' is .*a model"):
-            experiments.resolve(name, {"peer": wrong})
+            experiments.resolve(name, peer=wrong)
 
 
 def test_a_run_names_what_it_builds_on_and_says_when_that_is_gone(runs, tmp_path):

@@ -87,3 +87,15 @@ def test_a_training_loads_no_plotting_library(root):
     code = "import sys, stkd_utils.experiments; print(*{'matplotlib', 'seaborn', 'scipy.stats'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_digest_of_the_code_is_of_what_makes_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path)
+    (tmp_path / "experiments" / "digits").mkdir(parents=True)
+    (tmp_path / "losses.py").write_text("one")
+    before = environment.code_digest()
+    (tmp_path / "experiments" / "digits" / "new.json").write_text("{}")  # its settings are in the record of its runs
+    (tmp_path / "plots.py").write_text("a look")
+    assert environment.code_digest() == before
+    (tmp_path / "losses.py").write_text("other")
+    assert environment.code_digest() != before

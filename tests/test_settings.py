@@ -98,11 +98,11 @@ def test_teacher_that_is_a_student_is_refused(tmp_path):
 @pytest.mark.parametrize("key", ["method", "tau_policy", "dataset"])
 def test_a_list_where_one_value_is_needed_is_refused(key):
     with pytest.raises(ExperimentError, match=f"'{key}' is .*; it must be"):
-        experiments.resolve(STOCHASTIC, {key: ["kd", "mse"]})
+        experiments.resolve(STOCHASTIC, **{key: ["kd", "mse"]})
 
 
 def test_overriding_the_policy_drops_the_temperatures_it_does_not_read():
-    asked = experiments.resolve(STOCHASTIC, {"tau_policy": "fixed", "tau": 4})
+    asked = experiments.resolve(STOCHASTIC, tau_policy="fixed", tau=4)
     assert asked["tau"] == 4 and "tau_low" not in asked
 
 
@@ -113,18 +113,18 @@ def test_overriding_the_policy_drops_the_temperatures_it_does_not_read():
 ])  # fmt: skip
 def test_temperatures_that_a_policy_refuses_are_one_sentence_before_anything_is_trained(name, overrides):
     with pytest.raises(experiments.ExperimentError, match="tau"):
-        experiments.resolve(name, overrides)
+        experiments.resolve(name, **overrides)
 
 
 @pytest.mark.parametrize("key", ["width", "depth", "lr", "weight_decay", "soft_weight"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_number_that_is_not_finite_is_refused(key, value):
     with pytest.raises(ExperimentError, match=f"'{key}' is"):
-        experiments.resolve("digits/resnet18-mobilenetv2-kd", {key: value})
+        experiments.resolve("digits/resnet18-mobilenetv2-kd", **{key: value})
 
 
 def test_run_ids_do_not_depend_on_the_order_of_keys():
-    asked = experiments.resolve(STOCHASTIC, {})
+    asked = experiments.resolve(STOCHASTIC)
     assert settings.digest(asked) == settings.digest(dict(reversed(asked.items())))
 
 
@@ -133,13 +133,13 @@ def test_run_ids_do_not_depend_on_the_order_of_keys():
     ({"milestones": [0, 0.5, 1]}, {"milestones": [0.0, 0.5, 1.0]}),
 ])  # fmt: skip
 def test_numbers_that_are_equal_ask_for_one_run(whole, other):
-    one, two = (experiments.resolve("digits/resnet18-mobilenetv2-kd", change) for change in (whole, other))
+    one, two = (experiments.resolve("digits/resnet18-mobilenetv2-kd", **change) for change in (whole, other))
     assert settings.digest(one) == settings.digest(two)
     assert one["flip"] is two["flip"] is False, "a truth value became a number"
 
 
 def test_a_number_too_large_for_tensors_as_an_int_stays_a_float():
-    assert isinstance(experiments.resolve(STOCHASTIC, {"lr": 1e30})["lr"], float)
+    assert isinstance(experiments.resolve(STOCHASTIC, lr=1e30)["lr"], float)
 
 
 def test_values_from_python_are_those_of_json():

@@ -74,12 +74,12 @@ def test_a_fraction_that_leaves_a_class_without_images_names_it():
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "half"])
 def test_a_value_that_is_no_share_is_refused_by_name(value):
     with pytest.raises(ExperimentError, match="'train_fraction' is .*; it must be a share of the training images"):
-        experiments.resolve(STUDENT, {"train_fraction": value})
+        experiments.resolve(STUDENT, train_fraction=value)
 
 
 def test_detectors_have_no_such_key():
     with pytest.raises(ExperimentError, match="'train_fraction' is unused, dataset 'scenes' does not read it"):
-        experiments.resolve("scenes/mobilenetv2ssdlite-base", {"train_fraction": 0.5})
+        experiments.resolve("scenes/mobilenetv2ssdlite-base", train_fraction=0.5)
 
 
 def test_what_leaves_a_class_empty_is_refused_before_training(tmp_path):

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from stkd_utils import experiments, ledger, notebooks, plots, stats
-from stkd_utils.experiments.running import resolved
 from stkd_utils.hardware import processor
 from stkd_utils.procedures import Procedure, differing, made_on, outcome, recorded, verdict
 from stkd_utils.receipt import ENERGY, MASS, duration, quantity
@@ -48,7 +47,7 @@ def ways(profile="quick", dataset="digits", teacher="resnet18", student="mobilen
     known, kd = records(), f"{dataset}/{teacher}-{student}"
 
     def found(chosen, name, label, role):
-        return recorded(chosen, _asked(name, profile), name, profile, label, role)
+        return recorded(chosen, experiments.resolve(name, profile), name, profile, label, role)
 
     rival = found(known, f"{kd}-stochastic", "KD, stochastic τ", "stochastic tau")
     if rival is None:
@@ -72,14 +71,9 @@ def against(one, other):
     return verdict(paired(one, other), other)
 
 
-def _asked(name, profile):
-    """The settings of an experiment at a profile, without any that a run may have changed."""
-    return resolved(name, profile, {})
-
-
 def _spoken(record):
     """Name of a run's experiment, with the settings that this run changed."""
-    changed = differing(record, _asked(record["experiment"], record["profile"]))
+    changed = differing(record, experiments.resolve(record["experiment"], record["profile"]))
     return " ".join([f"`{record['experiment']}`", *(f"{key}={value}" for key, value in sorted(changed.items()))])
 
 
@@ -201,7 +195,7 @@ def larger(_executed=None):
         found = {"difference": "", "the data say": ""} if way is one else against(one, way)
         gap = ", ".join(filter(None, (found["difference"].split(" points")[0], found["the data say"])))
         reached = stats.interval(way.scores()).percent(2).replace(" %", "")
-        lines.append([way.label, reached, gap, _energy(_metered(way)), paper.pop(way.label, "")])
+        lines.append([way.label, reached, gap, quantity(_metered(way), ENERGY), paper.pop(way.label, "")])
     lines += [[label, "not run yet", "", "", there] for label, there in paper.items()]
     head = ["Way to the student", "Test accuracy, %", "Random τ minus it", "Energy", "The paper prints, %"]
     precisions = sorted({record["hardware"].get("precision", "float32") for way in compared for record in way.records})
@@ -275,7 +269,7 @@ def groups(_executed=None):
     lines = []
     for (profile, name, tau), rows in table.groupby(["profile", "experiment", "tau"], dropna=False):
         reached = stats.interval(rows.test).percent()
-        cost = [duration(rows.seconds.mean()), _energy(rows.energy_kwh.mean())]
+        cost = [duration(rows.seconds.mean()), quantity(rows.energy_kwh.mean(), ENERGY)]
         lines.append([name, _tau(tau), profile, reached, *cost])
     return _markdown(["Experiment", "τ", "Profile", "Test accuracy or mAP", "Time a run", "Energy a run"], lines)
 
@@ -288,7 +282,7 @@ def all_runs(_executed=None):
     lines = []
     for row in table.sort_values(["profile", "experiment", "tau", "seed"]).itertuples():
         accuracies = [f"{100 * value:.2f}" for value in (row.val, row.test)]
-        energy = f"{_energy(row.energy_kwh)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
+        energy = f"{quantity(row.energy_kwh, ENERGY)} {row.energy_how}".removesuffix("not seen not seen") or "not seen"
         what = [row.experiment, _tau(row.tau), row.seed, row.profile]
         lines.append([*what, *accuracies, duration(row.seconds), energy, row.gpu if row.device == "cuda" else row.cpu])
     head = ["Experiment", "τ", "Seed", "Profile", "Validation %", "Test %", "Time", "Energy", "Hardware"]
@@ -311,8 +305,8 @@ def made(executed):
     report = notebooks.collect(executed.name, executed.parents[1], root=ROOT)
     lines, machines = [], {}
     for row in report.notebooks:
-        energy = _energy(row["energy_kwh"]) + ("" if row["energy_kwh"] is None else f", {row['how']}")
-        grams = "not seen" if row["co2e_g"] is None else quantity(row["co2e_g"], MASS)
+        energy = quantity(row["energy_kwh"], ENERGY) + ("" if row["energy_kwh"] is None else f", {row['how']}")
+        grams = quantity(row["co2e_g"], MASS)
         link = f"[{row['name']}](../notebooks/{row['name']}.ipynb)"
         lines.append([link, duration(row["seconds"]), energy, grams, row["date"][:10]])
         machines.setdefault(json.dumps([row["hardware"], row["code"]], sort_keys=True), []).append(row)
@@ -334,10 +328,6 @@ def _machine(rows, count):
 
 def _tau(value):
     return "" if pd.isna(value) else f"{value:g}"
-
-
-def _energy(kwh):
-    return "not seen" if kwh is None or math.isnan(kwh) else quantity(kwh, ENERGY)
 
 
 def _markdown(head, lines):

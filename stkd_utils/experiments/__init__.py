@@ -7,8 +7,8 @@ that has not been trained) and returns a `Run`, with its record; asking again co
 from .halving import halved, halving
 from .plans import Run, runs_folder
 from .profiles import Profile, profile, profile_names
-from .running import run, side_by_side, sweep
-from .settings import load, names, resolve
+from .running import resolve, run, side_by_side, sweep
+from .settings import load, names
 from .valid import ExperimentError
 
 __all__ = [

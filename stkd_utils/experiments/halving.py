@@ -4,7 +4,7 @@ import math
 
 from ..procedures import rank
 from . import settings
-from .running import lists, resolved, sweep
+from .running import lists, resolve, sweep
 
 
 def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
@@ -25,7 +25,7 @@ def halving(name, *, seed, taus, stops, keep=0.5, profile="quick", **options):
     for key, values in lists(name, options).items():
         raise settings.ExperimentError(f"Halving is over tau alone; give '{key}' one value instead of {values!r}.")
     epochs = {key: value for key, value in options.items() if key == "epochs"}
-    _check(stops, keep, resolved(name, profile, epochs)["epochs"])
+    _check(stops, keep, resolve(name, profile, **epochs)["epochs"])
     left, records = list(taus), {}
     for stop in (*stops, None):
         runs = sweep(name, seeds=[seed], tau=left, stop_after=stop, profile=profile, **options)

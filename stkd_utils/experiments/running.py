@@ -88,7 +88,7 @@ def _runs(wanted, profile, *, runs=None, **options):
         mode(options.get("progress"))
     except ValueError as error:
         raise settings.ExperimentError(str(error)) from error
-    questions = [(_whole(seed), resolved(name, profile, overrides)) for name, seed, overrides in wanted]
+    questions = [(_whole(seed), resolve(name, profile, **overrides)) for name, seed, overrides in wanted]
     together.check(questions)
     if options.get("tensorboard"):
         scalars.check()
@@ -150,10 +150,14 @@ def _whole(seed):
     return seed
 
 
-def resolved(name, profile, overrides):
-    """All settings of experiment ``name`` at the scale of ``profile``, with ``overrides``."""
+def resolve(name, profile=None, /, **overrides):
+    """The settings of experiment ``name`` at the scale of ``profile``, with ``overrides``: "asked" of a record, a dict.
+
+    Without a profile they are those of the file. Raises ExperimentError as `settings.resolve`.
+    """
     task = tasks.name_of(settings.load(name)["dataset"])
-    return settings.resolve(name, {**find_profile(profile, task).overrides, **overrides})
+    scale = find_profile(profile, task).overrides if profile else {}
+    return settings.resolve(name, {**scale, **overrides})
 
 
 def _line(name, point, runs):
@@ -190,7 +194,7 @@ def _base(asked, key, seed, profile, **options):
             f"name an experiment that begins with {asked['dataset']}/."
         )
     if tasks.method(asked).alike == key:
-        _check_alike(asked, key, resolved(name, profile, {}))
+        _check_alike(asked, key, resolve(name, profile))
     same_data = {key: asked.get(key) for key in ("val_fraction", *settings.LIMITS, *tasks.decisive(asked))}
     return run(name, seed, profile, **same_data, **options)
 
@@ -209,7 +213,7 @@ def _teacher_end(asked, profile):
     stop = asked.get("teacher_stop_after")
     if stop is None:
         return {}
-    epochs = resolved(asked["teacher"], profile, {})["epochs"]
+    epochs = resolve(asked["teacher"], profile)["epochs"]
     if stop >= epochs:
         raise settings.ExperimentError(
             f"'teacher_stop_after' must be below the {epochs} epochs of '{asked['teacher']}'; got {stop}."

@@ -7,7 +7,7 @@ import naive
 import pytest
 import torch
 
-from stkd_utils import engine, profiling
+from stkd_utils import clock, engine, profiling
 
 STUDENTS = ("mobilenetv2", "shufflenetv2")
 FLOORS = {"mobilenetv2": 2.2, "shufflenetv2": 1.6}  # times the images per second of the reference
@@ -65,7 +65,7 @@ def test_compiled(race, shape, student, device):
         network.compile()
     started = time.perf_counter()
     step()
-    profiling.wait(device)
+    clock.wait(device)
     note = f"compiled in {time.perf_counter() - started:.1f} s"
     race(f"{student}: compiled", "step", step, naive.Step(student, **shape), images=shape.get("batch", 128), note=note)
 

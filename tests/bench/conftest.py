@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stkd_utils import profiling
+from stkd_utils.clock import wait
 
 ROWS = pytest.StashKey()
 SMALL = {"classes": 10, "size": 16, "batch": 16, "width": 0.25}
@@ -96,7 +97,7 @@ def race(benchmark, quick, device, add):
 
         def whole():
             call()
-            profiling.wait(device)
+            wait(device)
 
         benchmark.group, benchmark.name = group, name
         benchmark.pedantic(whole, setup=before, rounds=rounds, warmup_rounds=profiling.warm_up(device))

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from stkd_utils import engine, environment, hardware, losses, profiling
+from stkd_utils.clock import seconds
 from stkd_utils.ledger_files import append_lines, dump
 from stkd_utils.models import layers
-from stkd_utils.profiling import wait
 
 # glibc keeps what was freed, blocks of up to 32 MiB; so it returns 4 MiB and more at once, and takes huge pages
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "THP_MEM_ALLOC_ENABLE": "1"}
@@ -64,15 +64,6 @@ def _plain(network):
 def _without_cudnn(forward, x):
     with torch.backends.cudnn.flags(enabled=False):  # vmap cannot ask whether cuDNN would do it
         return forward(x)
-
-
-def seconds(call, device="cpu", clock=time.perf_counter):
-    """How long ``call()`` takes by ``clock``, until the device is done."""
-    wait(device)
-    started = clock()
-    call()
-    wait(device)
-    return clock() - started
 
 
 def in_turn(first, second, rounds, device="cpu", clock=time.perf_counter):
