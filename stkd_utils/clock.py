@@ -1,8 +1,14 @@
-"""Seconds of a call, on a device that may work on its own."""
+"""This moment, and the seconds of a call on a device that may work on its own."""
 
 import time
+from datetime import datetime, timezone
 
 import torch
+
+
+def now():
+    """This moment in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def wait(device):

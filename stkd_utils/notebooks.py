@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import nbformat
@@ -20,6 +19,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from . import environment
 from .carbon import hardware
+from .clock import now
+from .ledger_files import dump, replace
 from .receipt import ENERGY, MASS, duration, quantity
 
 # Seconds a notebook may take before it is stopped, per profile.
@@ -123,8 +124,8 @@ def execute(profile="quick", only=None, out="_build", *, root=".", parameters=No
                 print(_line(job, done[job.name]), flush=True)
         finally:
             report = collect(profile, out, root=root, parameters=parameters, statuses=done)
-            whole = {"profile": profile, "date": _now(), "notebooks": report.notebooks}
-            _write(out / "executed" / profile / "report.json", whole)
+            whole = {"profile": profile, "date": now(), "notebooks": report.notebooks}
+            replace(out / "executed" / profile / "report.json", dump(whole, indent=2) + b"\n")
     return report
 
 
@@ -190,9 +191,9 @@ class _Job:
         seconds = round(time.perf_counter() - started, 2)
         cost = json.loads(receipt.read_text(encoding="utf-8")) if receipt.exists() else {"how": "not seen"}
         costs = {key: cost.get(key) for key in ("energy_kwh", "how", "co2e_g")}
-        made = {"date": _now(), "code": environment.code(), "hardware": hardware()}
+        made = {"date": now(), "code": environment.code(), "hardware": hardware()}
         os.replace(self.work, self.copy)
-        _write(self.stamp, {"hash": self.hash, "seconds": seconds, **costs, **made})
+        replace(self.stamp, dump({"hash": self.hash, "seconds": seconds, **costs, **made}, indent=2) + b"\n")
 
 
 def _line(job, status):
@@ -271,13 +272,3 @@ def _hash(path, profile, given, root):
 
 def _shown(metadata):
     return {key: metadata[key] for key in ("tags", "mystnb") if key in metadata}
-
-
-def _now():
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _write(path, content):
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)

@@ -1,13 +1,13 @@
 """The receipt of a block of work: one cost as a table for people and as JSON for programs."""
 
 import html
-import json
 import math
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .ledger_files import dump, replace
 
 ENERGY = ((1, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"), (1e-9, "µWh"))
 MASS = ((1e3, "kg CO₂e"), (1, "g CO₂e"), (1e-3, "mg CO₂e"), (1e-6, "µg CO₂e"))
@@ -71,16 +71,8 @@ class Receipt:
 
     def save(self, path):
         """Write `to_dict` as JSON to ``path``, whole or not at all, and return the path; folders are made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
+        replace(path, dump(self.to_dict(), indent=2) + b"\n")
+        return Path(path)
 
 
 def _how(reading):

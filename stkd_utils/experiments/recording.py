@@ -1,18 +1,12 @@
 """The record of a run: what was asked, what came out, what it cost, on what it ran."""
 
 import hashlib
-from datetime import datetime, timezone
 
 import torch
 
-from .. import compute, environment, mutual
+from .. import clock, compute, environment, mutual
 from ..carbon import hardware
 from ..splits import shown
-
-
-def now():
-    """This moment in UTC, ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def checksum(model):
@@ -44,7 +38,7 @@ def record(head, trainer, result):
         "compute": counted(trainer),
         "shared": shared(fit.parts),
         "tau": _taus(head["asked"], policy.draws) if policy else None,
-        "finished": now(),
+        "finished": clock.now(),
         "resumed": fit.resumed,
     }
 

@@ -9,7 +9,7 @@ import filelock
 import pandas as pd
 import torch
 
-from .. import carbon, checkpoint, compute, engine, ledger, scalars, stored, temperature
+from .. import carbon, checkpoint, clock, compute, engine, ledger, scalars, stored, temperature
 from ..progress import Progress, mode
 from ..protocol import Protocol
 from ..training import Diverged, Teacher, Trainer, default_device, train
@@ -45,7 +45,7 @@ def finish(plans, *, progress=None, intensity="world", save_seconds=10.0, tensor
 
     Those that go through get their records even when another one diverges; then Diverged is raised.
     """
-    started, say = recording.now(), _silent if mode(progress) == "none" else print
+    started, say = clock.now(), _silent if mode(progress) == "none" else print
     with _threads(find_profile(plans[0].profile, tasks.name_of(plans[0].asked["dataset"])).threads):
         dataset, teachers = tasks.of(plans[0].asked).dataset(plans[0].asked, default_device()), {}
         trainers = [_trainer(plan, dataset, teachers, intensity, save_seconds, say) for plan in plans]

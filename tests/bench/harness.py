@@ -4,14 +4,13 @@ import os
 import re
 import statistics
 import time
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from stkd_utils import engine, environment, hardware, losses, profiling
-from stkd_utils.clock import seconds
+from stkd_utils.clock import now, seconds
 from stkd_utils.ledger_files import append_lines, dump
 from stkd_utils.models import layers
 
@@ -116,7 +115,7 @@ def row(name, group, *, n, median, images=None, ratio=None, **more):
         **more,
         "hardware": hardware.hardware(),
         "packages": environment.packages(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "code": environment.code_digest(),
     }
 
