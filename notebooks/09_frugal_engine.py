@@ -314,8 +314,8 @@ asked = {"seeds": scale.seeds, "profile": profile, "progress": "none"}
 grid = experiments.sweep(name, tau=list(scale.taus), **asked)
 last = grid[0].record["result"]["last"]["epoch"]
 lengths = {"": {}, ", one cycle": {"schedule": "one-cycle"}}
-lengths[", half as long"] = {"epochs": max(1, last // 2)}
-lengths[", one cycle, half as long"] = lengths[", one cycle"] | lengths[", half as long"]
+lengths[", half"] = {"epochs": max(1, last // 2)}
+lengths[", one cycle, half"] = lengths[", one cycle"] | lengths[", half"]
 rival = f"{scale.dataset}/resnet18-mobilenetv2-stochastic"
 
 
@@ -324,10 +324,10 @@ def way(label, role, runs):
     return Procedure(label, role, tuple(run.record for run in runs))
 
 
-ways = [way("KD, tuned τ", "KD tuned tau", grid)]
+ways = [way("tuned τ", "KD tuned tau", grid)]
 for label, changed in lengths.items():
     runs = experiments.sweep(rival, **asked, **changed)
-    ways.append(way(f"stochastic τ{label}", "stochastic tau", runs))
+    ways.append(way(f"random τ{label}", "stochastic tau", runs))
 
 # %% tags=["hide-input"]
 known, _ = ledger.load()
@@ -337,23 +337,23 @@ tuned, random, *shorter = more if all(more) else ways  # with as many seeds as t
 stops = sorted({max(1, last // 3), max(1, 2 * last // 3)} - {last})
 by_seed = [[one for one in tuned.records if one["seed"] == seed] for seed in tuned.seeds]
 chosen, epochs_paid = zip(*(experiments.halved(one, stops) for one in by_seed), strict=True)
-halving = Procedure("KD, τ by halving", "KD tuned tau", chosen)
+halving = Procedure("τ by halving", "KD tuned tau", chosen)
 print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {tuned.runs}.")
 low, middle, high = np.quantile([one["asked"]["tau"] for one in chosen], (0, 0.5, 1))
 print(f"τ kept, {len(chosen)} seeds: {low:g} to {high:g}, median {middle:g}.")
 nothing = {"against": "", "difference": "", "the data say": ""}
-rows = [{"way": tuned.label, "computation": float(tuned.runs), **nothing}]
+rows = [{"way": tuned.label, "cost": float(tuned.runs), **nothing}]
 compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter), (shorter[-1], shorter[-2])]
 if at_20 := tuple(one for one in tuned.records if one["asked"]["tau"] == 20):
-    compared.insert(1, (halving, Procedure("KD, τ = 20", "KD fixed tau", at_20)))
+    compared.insert(1, (halving, Procedure("τ = 20", "KD fixed tau", at_20)))
 for one, other in compared:
     cost = np.mean(epochs_paid) / last if one is halving else one.flops() / random.flops()
     said = verdict(one, other)
     told = {"against": other.label, "difference": said["difference"].split(" points")[0]}
-    rows.append({"way": one.label, "computation": cost, **told, "the data say": said["the data say"]})
+    rows.append({"way": one.label, "cost": cost, **told, "the data say": said["the data say"]})
 for row in rows:
-    row["computation"] = f"{row['computation']:.3g} ×"
-table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tuned.seeds)} seeds")
+    row["cost"] = f"{row['cost']:.3g} ×"
+table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tuned.seeds)} seeds; cost: counted FLOPs; half: of the epochs")
 
 # %% [markdown]
 # A row that says *not decided* recommends nothing, in either direction, and a cheap row that says *worse* is no saving.
@@ -387,7 +387,8 @@ bills = {  # seconds a batch, MACs an image, kind of step
 rows, first = [], bills["grid, plain step"][0]
 for label, (taken, per_image, kind) in bills.items():
     hours, flops = taken * batches / 3600, compute.flops(per_image) * batches * batch
-    energy = "not seen" if watts[kind] is None else f"{watts[kind] * hours / 1000:.2g}"
+    kwh = watts[kind] and watts[kind] * hours / 1000
+    energy = "not seen" if kwh is None else f"{kwh:.0f}" if kwh >= 9.95 else f"{kwh:.2g}"
     limit = f"{flops / peak / 3600:,.1f}"
     rows.append({"": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": limit, "kWh": energy, "to the first": f"{taken / first:.3f}"})
 print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}; energy: {how[0]}")
@@ -404,19 +405,21 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 #
 # A page that is executed once, on a machine that others use too, is no benchmark.
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
-# A *rung* is the plain step with one more saving, *the product* the whole loop of this book.
-# The first table is of the machine that ran most of them, the second shows the product in every session so far.
-# *AVX2* and the like are the processor's instructions that PyTorch used; older rows do not record them.
+# A *rung* is the plain step with one more saving, *the product* the whole loop of this book; shown is the machine that ran most of them.
+#
+# ### The step
+#
 # What each saving leaves of the answer stands beside it, with the tests that show it:
 
 # %% tags=["hide-input"]
 bench = ledger.benchmarks()
+STUDENTS = {"mobilenetv2": "MobileNetV2", "shufflenetv2": "ShuffleNetV2"}
 proofs = {  # of each benchmark by the end of its name: what is left of the answer, and which tests show it
     "batched augmentation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
     "crop, flip, rotation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
     "teacher folded, no graph": ("same logits, up to rounding", "engine"),
     "student channels-last": ("same update, up to rounding", "profiling"),
-    "in low precision": ("other digits: section 2, and verdicts below", "engine"),
+    "in low precision": ("other digits: see Sixteen bits", "engine"),
     "fused optimiser": ("same update, up to rounding", "profiling"),
     "the product": ("the loop that trains every run", "profiling"),
     "together": ("same students, on a CPU to the last digit", "together"),
@@ -433,82 +436,95 @@ def kept(name):
 bench["kept"] = bench.name.map(kept)
 
 
-def recorded(groups, timed="cpu", **columns):
-    """The rows of some groups of benchmarks on a device as a table, or a sentence where none was recorded yet."""
+# %% tags=["hide-input"]
+def span(values, form=".2f"):
+    """The smallest and the largest of some values."""
+    low, high = (f"{value:{form}}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def measured(groups, timed="cpu"):
+    """The rows of some groups of benchmarks on a device, of the machine that ran most of them."""
     rows = ledger.main_machine(bench[bench.group.isin(groups.split("|")) & (bench.device == timed)])
-    rows = rows[rows.threads == rows.groupby("group").threads.transform("max")] if len(rows) else rows
+    return rows[rows.threads == rows.groupby("group").threads.transform("max")] if len(rows) else rows
+
+
+def recorded(rows, head="", source=None, **columns):
+    """These columns of some rows as a table, without those that nothing fills, or a sentence where there are no rows."""
     if rows.empty:
-        return Markdown(f"*Benchmarks of the group {groups}: not run yet.*")
-    return chosen(rows, "Recorded on " + "; ".join(rows.machine.unique()), **columns)
+        return Markdown("*Not measured yet.*")
+    source = rows if source is None else source
+    made = f"{'; '.join(source.machine.unique())}; n = {span(source.n, '.0f')}; load {span(source.load, '.1f')}; {span(source.date.str[:10], 's')}"
+    shown = rows.reindex(columns=list(columns)).rename(columns=columns).dropna(axis="columns", how="all")
+    return shown.style.hide(axis="index").format(precision=2, na_rep="").set_caption(f"{head}Recorded on {made}")
 
 
-def chosen(rows, caption, **columns):
-    """These columns of some benchmarks as a table, without those that no row fills."""
-    rows = rows.reindex(columns=list(columns)).rename(columns=columns).dropna(axis="columns", how="all")
-    shown = rows.style.hide(axis="index").format(precision=2, na_rep="").set_caption(caption)
-    return shown.set_properties(subset=rows.columns.intersection(["day"]), **{"white-space": "nowrap"})
+def rungs(timed="cpu", *more):
+    """Every rung a row: how many times as fast as the plain step, and the images it takes a second, for each student."""
+    steps, found = measured("step", timed), {}
+    for row in steps[steps.name.str.contains(": ")].to_dict("records"):
+        student, rung = row["name"].split(": ", 1)
+        said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s)"
+        found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "the answer": row["kept"]})
+    columns = {name: name for name in ("step", *STUDENTS.values(), *more)}
+    return recorded(pd.DataFrame(found.values()), "Times the plain step (images a second). ", steps, **columns)
 
 
-recorded("step", name="step", threads="threads", n="n", load="load", median_seconds="s", images_per_second="images/s", ratio="times the plain step", kept="the answer")
+rungs("cpu", "the answer")
+
+# %% [markdown]
+# Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds.
+# Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
+# A ratio still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
+# A single large one is therefore no promise; this is what the product reached in all sessions:
 
 # %% tags=["hide-input"]
 every = ledger.benchmarks(newest=False)
 products = every[(every.group == "step") & every.name.str.endswith("the product")]
 layers = {1: "this book's", 2: "PyTorch's"}  # by the version of the plain step
 products = products.assign(layers=products.get("reference", pd.Series(1.0, products.index)).fillna(1).map(layers))
-sessions = {}
-for row in products.to_dict("records"):
-    session = row["machine"].split(", ")[0], row["date"][:10], row["threads"], row["n"], row["layers"], row["code"]
-    quartiles = f" ({row['ratio_q1']:.2f} to {row['ratio_q3']:.2f})" if row.get("ratio_q1", 0) > 0 else ""
-    seen = sessions.setdefault(session, {"load": 0.0})
-    seen[row["name"].split(":")[0]], seen["load"] = f"{row['ratio']:.2f}{quartiles}", max(seen["load"], row["load"])
-display(chosen(
-    pd.DataFrame([dict(zip(("machine", "day", "threads", "n", "layers"), key, strict=False), **ratios) for key, ratios in sessions.items()]).sort_values("day", kind="stable") if sessions else products,
-    "The product in every session so far: times the plain step (quartiles of single turns)", machine="machine", day="day", threads="threads", n="n", load="load", layers="plain step of layers", mobilenetv2="MobileNetV2", shufflenetv2="ShuffleNetV2",
-))
-spans = [
-    f"{name.split(':')[0]} on a {'GPU' if where == 'cuda' else 'CPU'}, against {whose} layers: {found.min():.2f} to {found.max():.2f} times the plain step in {len(found)} sessions"
-    for (where, name, whose), found in (products.groupby(["device", "name", "layers"]).ratio if len(products) else ()) if len(found) > 1
-]
-Markdown(f"{'; '.join(spans)}." if spans else "")
+rows = []
+for (machine, whose), found in products.groupby([products.machine.str.split(", ").str[0], "layers"], sort=False):
+    ratios = found.groupby(found.name.str.split(":").str[0]).ratio
+    reached = {STUDENTS[student]: span(one) for student, one in ratios}
+    rows.append({"machine": machine.replace("(R)", ""), "plain layers": whose, "sessions": ratios.size().max(), **reached})
+table(rows, "The product, times the plain step: smallest and largest ratio of a session") if rows else Markdown("")
 
 # %% [markdown]
-# Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds; its quartiles are those of single turns, where they were kept.
-# It still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
-# A single large ratio is therefore no promise; the span over the sessions is what to expect.
 # Ratios to a plain step of this book's layers and to one of PyTorch's do not compare.
-# Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it keeps the smaller part, and a GPU gains by other means (section 8).
-# Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
+# Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it (*AVX2* names its instructions; older rows do not record them) keeps the smaller part, and a GPU gains by other means (section 8).
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
-# What surrounds the step, students in one pass against passes of one, and a teacher whose answers are all on disk against one that is asked:
+#
+# ### Around the step
+#
+# The views, an evaluation and a checkpoint; students in one pass against passes of one; and a teacher whose answers are all on disk against one that is asked.
+# Below, the peak memory of a distillation step and the limit of the device:
 
 # %% tags=["hide-input"]
-display(recorded("pipeline|evaluation|checkpoint|sweep", group="what", name="of", threads="threads", n="n", load="load", ratio="times as fast", kept="the answer", note="note"))
-passes = ledger.main_machine(bench[(bench.group == "sweep") & (bench.device == "cpu") & bench.name.str.endswith(" together")])
-passes = passes[passes.threads == passes.threads.max()].dropna(subset=["ratio", "flop_ratio"]) if "flop_ratio" in passes else passes[:0]
-Markdown("; ".join(f"{row['name']} take {1 / row.ratio:.2f} of the time of separate passes, with {1 / row.flop_ratio:.2f} of their FLOPs" for _, row in passes.iterrows()) + "." if len(passes) else "")
-
-# %% [markdown]
-# The limit of the device, and the peak memory of a distillation step where `make bench` has recorded it:
-
-# %% tags=["hide-input"]
-recorded("peak|memory", group="what", name="of", threads="threads", n="n", note="measured")
+display(recorded(measured("pipeline|evaluation|checkpoint|sweep"), group="what", name="of", n="n", ratio="times as fast", kept="the answer"))
+passes = measured("sweep")
+passes = passes[passes.name.str.endswith(" together")]
+display(Markdown("; ".join(f"{row['name']} take {1 / row.ratio:.2f} of the time of separate passes, with {1 / row.flop_ratio:.2f} of their FLOPs" for _, row in passes.iterrows()) + "." if len(passes) else ""))
+recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured")
 
 # %% [markdown]
 # Much of a float32 peak is memory that is free already: on Linux the allocator keeps it at hand for the next step.
 # *Given back* is the same training with two variables in its environment: `MALLOC_MMAP_THRESHOLD_=4194304` returns blocks of 4 MiB and more at once, `THP_MEM_ALLOC_ENABLE=1` fetches them in huge pages.
 # It takes longer, so it is not the default, but a way into a small machine.
-
-# %% [markdown]
+#
+# ### Sixteen bits
+#
 # Sixteen bits instead of thirty-two: the same training in both, validation accuracy paired by seed.
 # The book's CIFAR experiments ask for sixteen where the device has them, the digits for thirty-two.
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its sixteen bits are a choice and no finding.
 
 # %% tags=["hide-input"]
-recorded("precision", name="experiment", n="seeds", note="finding")
+recorded(measured("precision"), name="experiment", n="seeds", note="finding")
 
 # %% [markdown]
+# ### How a step grows
+#
 # How does the time of a step grow with the size of the task? On logarithmic axes the slope is the exponent.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four small panels on logarithmic axes: seconds of a step over batch size, number of classes, students in a pass and image side, each with its slope."}, "figure": {"caption": "Seconds of a step over what grows, medians; the exponent of the fitted power law above each panel.", "name": "figure-growth"}}
@@ -537,13 +553,14 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 # Only one kind is missing: biases just before a batch normalisation are skipped, because it subtracts them with the mean.
 # Such a bias stays as it was: its gradient would be zero, and weight decay does not reach it.
 #
-# The table has the rungs of section 7, started one by one, and the product with its graph.
-# *Together* is nineteen students in one pass against nineteen passes, *as one network* eight stacked students against eight in queues, *time in kernels* MobileNetV2's step under a profiler:
+# The first table has the rungs of section 7, started one by one, and the product with its graph.
+# In the second, *together* is nineteen students in one pass against nineteen passes, *as one network* eight stacked students against eight in queues:
 
 # %% tags=["hide-input"]
 bench["ms"] = 1000 * bench.get("median_seconds", np.nan)
 bench["day"] = bench.get("date", pd.Series(dtype=str)).str[:10]
-recorded("step|sweep|evaluation|peak", timed="cuda", group="what", name="of", day="day", n="n", ms="ms", ratio="times as fast", note="note")
+display(rungs("cuda"))
+recorded(measured("sweep|evaluation|peak", "cuda"), group="what", name="of", n="n", ms="ms", ratio="times as fast", note="note")
 
 # %% tags=["hide-input"]
 on_gpu = ledger.main_machine(bench[(bench.group == "step") & (bench.device == "cuda")]).set_index("name")
@@ -553,7 +570,7 @@ if set(names) <= set(on_gpu.index):
     said = (
         f"A step of the product took {product.ms:.1f} ms, **{product.ratio:.1f} times as fast as the plain loop**{' of PyTorch’s layers' if product.get('reference') == 2 else ', which had this book’s layers'}; the last rung, where Python starts every kernel, was {started.ratio:.1f} times as fast"
         f"{'' if started.day == product.day else ', on another day'}. "
-        f"Kernels ran for {watched.share:.0%} of the time. "
+        f"Kernels ran for {watched.share:.0%} of the time, by a profiler. "
     )
     beside = on_gpu[on_gpu.index.str.endswith("against two workers")]
     said += "The plain loop makes its views before each step; "
@@ -572,7 +589,7 @@ if set(names) <= set(on_gpu.index):
 else:
     said = "*Not measured on a GPU yet.*"
 display(Markdown(said + "\n\nSixteen bits on a GPU; an experiment that ends in *base* learns without a teacher, and what has no row was not compared. All seeds of an experiment share batches and views, so the intervals leave out what another order would change:"))
-recorded("precision", timed="cuda", name="experiment", n="seeds", note="finding")
+recorded(measured("precision", "cuda"), name="experiment", n="seeds", note="finding")
 
 # %% [markdown]
 # ## 9. CIFAR-100 beside the paper
@@ -588,6 +605,7 @@ rows = [
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["device"] == "cuda" and not r["asked"]["stop_after"]]
+NAMES = {"resnet18-base": "ResNet-18, teacher", "mobilenetv2-base": "no teacher", "resnet18-mobilenetv2-kd": "τ =", "resnet18-mobilenetv2-stochastic": "random τ"}
 groups = {}
 for record in sorted(records, key=lambda record: record["finished"]):
     asked, usual = record["asked"], experiments.resolve(record["experiment"], record["profile"])
@@ -598,7 +616,7 @@ gpus = sorted({gpu for *_, gpu in groups})
 for (experiment, tau, epochs, changed, gpu), runs in sorted(groups.items(), key=str):
     energy = Procedure(experiment, "no KD", tuple(runs.values())).price()["kwh"]
     row = {
-        "run": experiment.removeprefix("cifar100/") + (f", τ = {tau}" if tau else "") + changed + (f", {gpu}" if len(gpus) > 1 else ""),
+        "run": NAMES.get(short := experiment.removeprefix("cifar100/"), short) + (f" {tau}" if tau else "") + changed + (f", {gpu}" if len(gpus) > 1 else ""),
         "epochs": epochs,
         "n": len(runs),
         "test, %": stats.interval([record["result"]["last"]["test_accuracy"] for record in runs.values()]).percent(2).split(" %")[0],
@@ -614,7 +632,7 @@ table(rows, f"CIFAR-100: the paper's procedures, this book's single runs ({', '.
 # %% [markdown]
 # Students of one pass divide its energy by their counted FLOPs; what each would take alone was not measured.
 # Runs with a `data_seed` share batches and views over all seeds, so their intervals leave out what another order would have changed; the others share them within a seed.
-# All seeds of a length ask for one teacher, *resnet18-base* of that length with seed 0, so no interval holds what another would have changed.
+# All seeds of a length ask for one teacher, the one of that length in the table, so no interval holds what another would have changed.
 # Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are probably those of the best epoch on its test images, as its code does.
 # *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
 
