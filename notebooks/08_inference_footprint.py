@@ -144,7 +144,7 @@ for size, (networks, shape) in zoo.items():
 
 # %% [markdown]
 # The table has milliseconds for one image, and beside them how many times as fast each network is as its teacher.
-# The last column is what counting alone would have promised.
+# The last column is what counting alone would have promised; the figure has the quartiles.
 
 # %% tags=["hide-input"]
 rows = []
@@ -153,12 +153,11 @@ for size in zoo:
         row = {"size": size, "network": label, "MMACs": f"{macs[size][key] / 1e6:.3g}"}
         for batch in (1, many):
             timing, slow = times[size, batch][key], times[size, batch]["resnet18"]
-            low, high = (1000 * seconds / batch for seconds in timing.quartiles)
-            row[f"ms, batch {batch}"] = f"{1000 * timing.per_image:.3g} ({low:.3g} to {high:.3g})"
+            row[f"ms, batch {batch}"] = f"{1000 * timing.per_image:.3g}"
             row[f"faster, batch {batch}"] = f"{slow.median / timing.median:.2f} ×"
         row["fewer MACs"] = f"{macs[size]['resnet18'] / macs[size][key]:.1f} ×"
         rows.append(row)
-table(rows, f"Time for one image on this {machine}: median and quartiles of 15 rounds ({rounds} for large images in batches)")
+table(rows, f"Time for one image on this {machine}: median of 15 rounds ({rounds} for large images in batches)")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Milliseconds for one image over its millions of MACs, both axes logarithmic, one line for each combination of image size and batch, each beside a thin line of proportionality."}, "figure": {"caption": "Time for one image over its computation: medians, bars from quartile to quartile. Thin lines: where the students would be if time were in proportion to MACs.", "name": "figure-time-macs"}}
 _, ax = plt.subplots(figsize=(plots.COLUMN, 4.2))

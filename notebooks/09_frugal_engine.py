@@ -387,8 +387,7 @@ bills = {  # seconds a batch, MACs an image, kind of step
 rows, first = [], bills["grid, plain step"][0]
 for label, (taken, per_image, kind) in bills.items():
     hours, flops = taken * batches / 3600, compute.flops(per_image) * batches * batch
-    kwh = watts[kind] and watts[kind] * hours / 1000
-    energy = "not seen" if kwh is None else f"{kwh:.0f}" if kwh >= 9.95 else f"{kwh:.2g}"
+    energy = "not seen" if watts[kind] is None else f"{watts[kind] * hours / 1000:.1f}"
     limit = f"{flops / peak / 3600:,.1f}"
     rows.append({"": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": limit, "kWh": energy, "to the first": f"{taken / first:.3f}"})
 print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}; energy: {how[0]}")

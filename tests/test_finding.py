@@ -194,8 +194,8 @@ def larger_rows():
 
 def test_each_way_at_the_papers_size_has_the_seeds_it_has(larger):
     table = larger_rows()
-    assert table["no KD"][:2] == ["65.00 (n = 1)", "+2.60, not decided"]
-    assert table["KD, τ = 20"][:2] == ["71.00 (n = 1)", "−3.40, not decided"]
+    assert table["no KD"][:2] == ["65.00 (n = 1)", "+2.60<br>not decided"]
+    assert table["KD, τ = 20"][:2] == ["71.00 (n = 1)", "−3.40<br>not decided"]
     assert table["KD, τ = 4"][0].endswith("(n = 2)") and table["KD, τ = 4"][1].startswith("−1.20 ± ")
     assert table["KD, stochastic τ"][1:] == ["", "1.00 Wh", "69.40 ± 0.37"]
     assert "up to 1.00 points apart" in finding.larger()

@@ -193,11 +193,11 @@ def larger(_executed=None):
     lines, one = [], compared[-1]
     for way in compared:
         found = {"difference": "", "the data say": ""} if way is one else against(one, way)
-        gap = ", ".join(filter(None, (found["difference"].split(" points")[0], found["the data say"])))
+        gap = "<br>".join(filter(None, (found["difference"].split(" points")[0], found["the data say"])))
         reached = stats.interval(way.scores()).percent(2).replace(" %", "")
         lines.append([way.label, reached, gap, quantity(_metered(way), ENERGY), paper.pop(way.label, "")])
     lines += [[label, "not run yet", "", "", there] for label, there in paper.items()]
-    head = ["Way to the student", "Test accuracy, %", "Random τ minus it", "Energy", "The paper prints, %"]
+    head = ["Way", "Test accuracy, %", "Random τ minus it", "Energy", "Paper, %"]
     precisions = sorted({record["hardware"].get("precision", "float32") for way in compared for record in way.records})
     said = f"Trained on {made_on(compared)}; {' and '.join(precisions)}."
     if apart := [np.ptp(way.scores()) for way in compared if len(way.seeds) > 1]:

@@ -2,7 +2,7 @@
 
 import re
 
-from finding import ROOT, _asked, _markdown, paired, records
+from finding import ROOT, _markdown, paired, records
 
 from stkd_utils import experiments, stats
 from stkd_utils.experiments import tasks
@@ -72,7 +72,7 @@ def _line(method, name, known, reference):
 
 def _runs(known, name):
     """The recorded runs of an experiment as its file asks for it, or None."""
-    found = recorded(known, _asked(name, PROFILE), name, PROFILE, name, "KD fixed tau")
+    found = recorded(known, experiments.resolve(name, PROFILE), name, PROFILE, name, "KD fixed tau")
     if found is None:
         return None
     tau = experiments.load(name).get("tau")
