@@ -16,6 +16,8 @@ from stkd_utils import data, experiments, ledger  # noqa: E402
 from stkd_utils.training import Diverged, default_device  # noqa: E402
 
 PROFILE, SMALL = "paper", "quick"
+LOSSES = "crd", "crd-stochastic", "dml", "dml-stochastic", "learnable", "mse", "standardised"
+LAW = "tau_policy", "tau_low", "tau_high"
 
 
 class TimeIsUp(BaseException):
@@ -38,7 +40,9 @@ def agenda(dataset="cifar100", profile=PROFILE):
 
 
 def digits(seeds):
-    """The five ways of chapter 4 and the shorter ones of chapter 9, on the digits, seed by seed: passes as `agenda`.
+    """The five ways of chapter 4, the shorter ones of chapter 9 and the other losses of chapter 6, on the digits.
+
+    Seed by seed, passes as `agenda`.
 
     ``seeds`` is how many, from the first of the profile on. Every pass is one run, because the price of a way is that
     of runs which share nothing.
@@ -48,6 +52,9 @@ def digits(seeds):
     half = {"epochs": max(1, experiments.resolve(random, SMALL)["epochs"] // 2)}
     runs = [(alone, {}), (random, {}), (random, short), (random, half), (random, short | half)]
     runs += [(kd.format("kd"), {"tau": tau}) for tau in scale.taus]
+    runs += [(kd.format(loss), {}) for loss in LOSSES]
+    law = {key: value for key, value in experiments.resolve(random, SMALL).items() if key in LAW}
+    runs += [(kd.format("standardised"), law)]
     first = scale.seeds[0]
     return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
 

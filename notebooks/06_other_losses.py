@@ -70,7 +70,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, checkpoint, data, experiments, ledger, losses, plots, stats, temperature
-from stkd_utils.procedures import MARGIN, Procedure, cost_columns, made_on, recorded, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, counterpart, made_on, recorded, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.tables import table
 
@@ -103,6 +103,8 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**: results may clai
 # | CTKD (Li et al. 2023) | as KD | divides the logits, and is learnt |
 # | CRD (Tian et al. 2020) | features: one image's own pair against many others | divides cosines |
 # | DML (Zhang et al. 2018) | probabilities of two students, both ways | divides the logits |
+#
+# A z-score is a logit minus the mean of its image's logits, divided by their standard deviation.
 #
 # So the same letter stands for three things: a softness of beliefs, a softness of z-scores, and a sharpness of similarities.
 # A random τ in one of them says nothing about a random τ in another, and each needs its own range.
@@ -153,10 +155,10 @@ for name, measure in measures.items():
 table(rows, f"What a loss notices, {len(y)} validation images")
 
 # %% [markdown]
-# A zero beyond the first row is a freedom that the student keeps.
+# A zero below the first row means that the loss does not see this change: the student is free to make it.
 # The KL leaves it the level of its logits, standardising leaves it their size as well, and MSE leaves it nothing.
 # Neither change moves the class that is first, so using such a freedom costs no accuracy by itself.
-# The other two losses do not fit into the table: CRD never looks at logits, and in DML the other side moves too.
+# CTKD compares as KD does; the other two losses do not fit into the table: CRD never looks at logits, and in DML the other side moves too.
 #
 # ## 2. Where does a high temperature lead?
 #
@@ -227,14 +229,14 @@ Markdown(
 #
 # $$h(c) = \frac{e^{c/\tau}}{Z}, \qquad P(c) = \frac{h(c)}{h(c) + N}, \qquad D = -\log P(c_{\text{own}}) - \sum_{\text{negatives}} \log\big(1 - P(c_{\text{negative}})\big)$$
 #
-# Here $c = v_s \cdot v_t$ is the cosine of a pair, and $Z$ a normaliser that is estimated once, from the first batch.
+# Here $c = v_s \cdot v_t$ is the cosine of a pair, and $Z$ the mean of $e^{c/\tau}$ over the cosines of the first batch, so it changes with τ but not during the training.
 # The loss is the sum of two such $D$: the student's vector among the teacher's, and the teacher's among the student's.
 # A cosine lies between −1 and 1, so a τ of 20 would make all pairs alike.
 # The published value is 0.07; the random way draws it evenly from a range around that, once per batch.
-# With the digits' few images there are fewer negatives than the published number; both are in the experiment's file.
+# The digits have few images, so there are fewer negatives than the published 16,384, which the experiments on CIFAR use.
 #
 # The vectors live in two *banks*, one row per training image, which are thrown away when a run is done.
-# But a run that `stop_after` ends early keeps its checkpoint, and the whole run goes on from there: looking into it costs nothing.
+# The setting `stop_after` ends a run early and keeps its checkpoint; the whole run then goes on from there, so looking into the banks costs no training.
 
 # %%
 crd = experiments.resolve(f"{pair}-crd", profile)
@@ -313,7 +315,7 @@ def validated(records, who="val_"):
 
 
 # %% [markdown]
-# Peers are judged on the validation split only, since nobody asks for them in the end; so this figure shows validation for both.
+# Peers are judged on the validation split only, because only the student is used in the end; so this figure shows validation for both.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: validation accuracy of MobileNetV2 and of ResNet-18, each alone and learning beside the other with fixed and with random temperature."}, "figure": {"caption": "Validation accuracy after the last epoch, alone and beside the other network: every run, mean and 95 % interval.", "name": "figure-mutual"}}
 groups = [("MobileNetV2 alone", "no KD", validated(lonely.records))]
@@ -345,7 +347,7 @@ lines.append(f"* Learning rate of ResNet-18: {rates[0]:g} as a peer, {rates[1]:g
 Markdown("Beside the other, minus alone, paired by seed:\n\n" + "\n".join(lines))
 
 # %% [markdown]
-# The student's differences start from equal weights; the ResNet-18's do not, because a peer gets weights of its own.
+# Alone or with a peer, the MobileNetV2 of one seed starts from the same weights; the ResNet-18 does not, because a peer gets weights of its own.
 # And a peer takes the student's learning rate, which need not be the one that suits it.
 # Whoever is listed with a gain has profited on these seeds; *not decided* means that the interval reaches zero.
 #
@@ -355,7 +357,7 @@ Markdown("Beside the other, minus alone, paired by seed:\n\n" + "\n".join(lines)
 #
 # $$\tau = \tau_{\text{low}} + (\tau_{\text{high}} - \tau_{\text{low}})\,\sigma(p), \qquad p \leftarrow p + \lambda\,\eta\,\frac{\partial L}{\partial p}$$
 #
-# The strength λ rises from 0 towards 1, by the clock of CTKD's code and not by the length of the run (momentum and weight decay are left out of the formula).
+# The strength λ rises from 0 towards 1, by the clock of CTKD's code and not by the length of the run (momentum and weight decay are left out of the formula; σ is the logistic function, η the learning rate).
 # One run, like the random way, and one number more to learn: a temperature that follows the student in place of one that ignores it.
 
 # %% mystnb={"image": {"alt": "Temperature over training steps: a cloud of dots for the draws of the stochastic run, and one line for each seed for the temperature that was learnt."}, "figure": {"caption": "\u03c4 over the steps: drawn (dots, one run) and learnt (lines, one a seed).", "name": "figure-path"}}
@@ -388,6 +390,9 @@ Markdown(
 #
 # The remaining ways, and then all of them together: the same student, the same schedule, the same seeds, and one training each.
 # Weights of the terms are the published ones for CRD and DML, and those of KD for what only changes the comparison (MSE, standardised, learnt): nothing was tuned for this page.
+#
+# Costs are those of this page's runs.
+# Accuracies and verdicts are those of the same ways in the [ledger](../book/ledger.md), which has more seeds; if it lacks a way or a seed, those of this page stand in for all:
 
 # %%
 law = {"tau_policy": "stochastic", "tau_low": low, "tau_high": high}
@@ -398,9 +403,15 @@ order = ("no", "KD, τ", "KD, r", "KD, l", "MSE", "st", "CRD, τ", "CRD", "DML, 
 ranked = sorted(ways, key=lambda label: next(i for i, o in enumerate(order) if label.startswith(o)))
 ways = {label: ways[label] for label in ranked}
 print(f"Trained on {made_on(ways.values())}.")
+known, one = ledger.load()[0], ways["KD, random τ"]
+there = counterpart(one, known, one.records[0]["asked"])
+more = {label: there and counterpart(way, known, way.records[0]["asked"], there.seeds) for label, way in ways.items()}
+judged = more if all(more.values()) and len(there.seeds) >= len(scale.seeds) else ways
+seeds = judged["KD, random τ"].seeds
+print(f"Judged by {len(seeds)} seeds, {min(seeds)} to {max(seeds)}, of {'the ledger' if judged is more else 'this page'}: {made_on(judged.values())}.")
 
 # %% [markdown]
-# Cost is that of one training as recorded, relative to KD with τ = 20: *computation* counts FLOPs, forward and backward, *energy* is the recorded one, or time where no energy was seen.
+# Cost is that of one training on this page, relative to KD with τ = 20: *computation* counts FLOPs, forward and backward, *energy* is the recorded one, or time where no energy was seen.
 # Peers and the embeddings of CRD are in it, and so are the frozen teacher's forward passes; the teacher's own training is not.
 
 # %% tags=["hide-input"]
@@ -415,7 +426,7 @@ one, columns = ways["KD, τ = 20"], cost_columns(list(ways.values()), intensity)
 prices = [way.price(intensity) for way in ways.values()]
 metered = "seconds" if any(price["kwh"] is None for price in prices) else "kwh"
 unit = one.price(intensity)[metered]
-reached = [stats.interval(way.scores()).percent() for way in ways.values()]
+reached = [stats.interval(way.scores()).percent() for way in judged.values()]
 rows = {
     "": list(ways),
     "weights": [weights_of(way) for way in ways.values()],
@@ -425,7 +436,7 @@ rows = {
 }
 energy = list(columns)[-2]
 rows[f"energy, {energy}"] = columns[energy]
-table(rows, f"Test accuracy on {scale.dataset} after the last epoch (n = {len(scale.seeds)})")
+table(rows, f"Test accuracy on {scale.dataset} after the last epoch (n = {len(seeds)}); cost: mean of this page's {len(scale.seeds)} trainings")
 
 # %% tags=["hide-input"]
 schooling = Procedure("teacher", "teacher", (teacher_run.record,)).flops()
@@ -442,7 +453,7 @@ Markdown(
 # Inside one loss, a fixed and a random τ do the same work for each batch: where their computation agrees and their energy does not, the gap is the clock's.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each combination of loss and temperature."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval. Colours: fixed \u03c4 or none, learnt, random, no teacher.", "name": "figure-losses"}}
-rows = [ledger.table(list(way.records)).assign(role=way.role, label=way.label) for way in ways.values()]
+rows = [ledger.table(list(way.records)).assign(role=way.role, label=way.label) for way in judged.values()]
 plots.dots_with_intervals(pd.concat(rows, ignore_index=True));
 
 # %% [markdown]
@@ -455,9 +466,9 @@ plots.dots_with_intervals(pd.concat(rows, ignore_index=True));
 # (The learnt τ may move a little further, from 1 to 21, which are the published bounds.)
 
 # %% tags=["hide-input"]
-fixed = {label.split(",")[0]: way for label, way in ways.items() if ", τ = " in label}
-asked_of = [(name, "random", ways[f"{name}, random τ"]) for name in fixed]
-asked_of.append(("KD", "learnt", ways["KD, learnt τ"]))
+fixed = {label.split(",")[0]: way for label, way in judged.items() if ", τ = " in label}
+asked_of = [(name, "random", judged[f"{name}, random τ"]) for name in fixed]
+asked_of.append(("KD", "learnt", judged["KD, learnt τ"]))
 verdicts = {}
 for name, kind, way in asked_of:
     row = verdict(way, fixed[name])
@@ -467,11 +478,10 @@ for name, kind, way in asked_of:
     verdicts[name, kind] = {"loss": name, "τ": kind, **row}
 heads = ["loss", "τ", "against", "difference, points", "p of equivalence", "the data say"]
 rows = pd.DataFrame(verdicts.values())[heads]
-terms = f"n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point"
+terms = f"n = {len(seeds)}; margin ± {100 * MARGIN:g} point"
 display(table(rows, f"Test accuracy against the fixed τ, {terms}"))
 rivals = ("KD, learnt τ", "standardised, τ = 20", "standardised, random τ")
-reference = ways["KD, random τ"]
-rows = pd.DataFrame({"way": way, **verdict(ways[way], reference)} for way in rivals)
+rows = pd.DataFrame({"way": way, **verdict(judged[way], judged["KD, random τ"])} for way in rivals)
 rows["difference"] = rows["difference"].str.split(" points").str[0]
 if profile == "smoke":
     rows["the data say"] = "nothing at this scale"
@@ -484,7 +494,8 @@ table(rows, f"Rivals against KD with a random τ, {terms}")
 # Accuracies come in steps of one image, so with few seeds this is a coincidence, and an interval of width zero would claim more than they can know.
 # The comparisons are not adjusted for being several, so a single one that just leaves out zero is weak evidence.
 # None of the fixed values was tuned on these data, so nothing here says what a tuned τ would reach.
-# For KD itself the ledger has more seeds than this page, and they decide what these leave open: [chapter 4](04_stochastic_temperature.ipynb), section 6.
+# Runs of the ledger were trained at different times, some by other code; the scatter that this brings is in the intervals.
+# How many seeds it has was planned in [chapter 4](04_stochastic_temperature.ipynb) for its own comparison, not for these.
 #
 # ## 7. Beside the paper
 #

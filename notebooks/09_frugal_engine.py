@@ -17,7 +17,7 @@
 # **You will be able to**
 #
 # 1. find where the time of a training step goes, before changing anything,
-# 2. tell savings that leave every digit as it was from savings that need a proof of equivalence,
+# 2. tell savings that leave every result as it was, bit by bit, from savings that need a proof of equivalence,
 # 3. train a whole grid in one pass, and count what it really costs,
 # 4. say what a bill is made of: method, grid, engine and device.
 #
@@ -90,13 +90,14 @@ Markdown(f"Profile **{profile}**, data set **{scale.dataset}**, device **{device
 # ## 1. Where the time goes
 #
 # The paper saves by not searching.
-# Engineering saves on top of that, and it is the same for every method on these pages, so no comparison profits from it.
+# Engineering saves on top of that, for every method alike on a CPU.
+# (On a GPU the steps of CRD, DML and a learnt τ are not recorded, as section 8 explains, so their times there do not compare with the others'.)
 #
 # One step of distillation has six parts: make new views of the images, ask the teacher, let the student answer, compare, send the gradient back, update.
 # Here is that step at the paper's size, colour images of 32 × 32 pixels and 100 classes, as most tutorials write it, and as this book takes it.
 # The pictures are random: speed does not depend on what they show.
-# The parts are timed one by one; the whole step of this book is one of its training loop.
-# On a CPU it is timed with as many threads as the profile trains with: on a busy machine, threads that wait for each other would measure other programs.
+# The parts are timed one by one and then scaled to the time of the whole step, which for this book is one step of its training loop (on a GPU their shares are those without a CUDA graph).
+# On a CPU both are timed with as many threads as the profile trains with: with more, on a busy machine, threads would wait for each other, and that waiting would be timed too.
 
 # %%
 torch.set_num_threads(scale.threads or torch.get_num_threads())
@@ -289,7 +290,7 @@ table(rows, f"Keeping answers: {photos:,} images, 100 classes, {paper['epochs']}
 # %% [markdown]
 # The more views, the larger the table and the rarer a view that comes again; the paper's code rotates, so the first three rows are what-ifs.
 #
-# Runs that share the seed of their data meet the same views epoch by epoch, rotation or not: for them one answer per image and epoch is enough, and all but the first run find every one.
+# Runs that share the seed of their data (`data_seed`) meet the same views epoch by epoch, rotation or not: for them one answer per image and epoch is enough, and all but the first run find them all, except for the last batch of an epoch where its size is no multiple of 32.
 # The table is read by the processor: on a GPU every step waits for it.
 # An answer is believed only for the very pixels that it was given for: a table that confuses views would teach from another picture, and no error would tell.
 
@@ -297,7 +298,7 @@ table(rows, f"Keeping answers: {photos:,} images, 100 classes, {paper['epochs']}
 # ## 5. Less work, and perhaps another answer
 #
 # The savings so far leave the method as it is.
-# The next two change it, so none is on by default, and each needs the verdict of chapter 4.
+# The next two change it, so no classifier of this book uses them by default (the detectors of chapter 5 do use one cycle), and each needs the verdict of chapter 4.
 #
 # **Tuning cheaply.** *Successive halving* trains the whole grid a little, keeps the better half by validation, trains those on, and so forth.
 # It is the fair rival of a random temperature: tuning, for less than the whole grid, though for more than one fixed temperature.
@@ -307,7 +308,8 @@ table(rows, f"Keeping answers: {photos:,} images, 100 classes, {paper['epochs']}
 # **A shorter schedule.** One cycle of the learning rate, up and down by a cosine, is known to reach a good place in fewer epochs.
 # Here it is tried for the run with a random temperature, at the full length and at half of it, beside half the length without it.
 #
-# The first cell trains what this page needs; the second takes the same ways from the [ledger](../book/ledger.md), which has more seeds, where it has all of them.
+# The first cell trains what this page needs.
+# Verdicts are those of the same ways in the [ledger](../book/ledger.md), which has more seeds; if it lacks a way or a seed, those of this page stand in for all.
 
 # %%
 asked = {"seeds": scale.seeds, "profile": profile, "progress": "none"}
@@ -333,14 +335,15 @@ for label, changed in lengths.items():
 known, _ = ledger.load()
 there = counterpart(ways[0], known, ways[0].records[0]["asked"])
 more = [there and counterpart(one, known, one.records[0]["asked"], there.seeds) for one in ways]
-tuned, random, *shorter = more if all(more) else ways  # with as many seeds as the ledger has of all
+found = all(more) and len(there.seeds) >= len(scale.seeds)
+tuned, random, *shorter = more if found else ways
 stops = sorted({max(1, last // 3), max(1, 2 * last // 3)} - {last})
 by_seed = [[one for one in tuned.records if one["seed"] == seed] for seed in tuned.seeds]
 chosen, epochs_paid = zip(*(experiments.halved(one, stops) for one in by_seed), strict=True)
 halving = Procedure("τ by halving", "KD tuned tau", chosen)
 print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {tuned.runs}.")
 low, middle, high = np.quantile([one["asked"]["tau"] for one in chosen], (0, 0.5, 1))
-print(f"τ kept, {len(chosen)} seeds: {low:g} to {high:g}, median {middle:g}.")
+print(f"τ kept, {len(chosen)} seeds of {'the ledger' if found else 'this page'}: {low:g} to {high:g}, median {middle:g}.")
 nothing = {"against": "", "difference": "", "the data say": ""}
 rows = [{"way": tuned.label, "cost": float(tuned.runs), **nothing}]
 compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter), (shorter[-1], shorter[-2])]
@@ -353,9 +356,10 @@ for one, other in compared:
     rows.append({"way": one.label, "cost": cost, **told, "the data say": said["the data say"]})
 for row in rows:
     row["cost"] = f"{row['cost']:.3g} ×"
-table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tuned.seeds)} seeds; cost: counted FLOPs; half: of the epochs")
+table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tuned.seeds)} seeds; cost: counted FLOPs, one run with random τ = 1; half: of the epochs")
 
 # %% [markdown]
+# Runs of the ledger were trained at different times, some by other code; the scatter that this brings is in the intervals.
 # A row that says *not decided* recommends nothing, in either direction, and a cheap row that says *worse* is no saving.
 # One cycle at the full length saves nothing by itself; the last row tells, at half the length, what the cycle does apart from the missing epochs.
 # The comparisons are not adjusted for being several, and the number of seeds was planned for others (see [chapter 4](04_stochastic_temperature.ipynb)).
@@ -363,7 +367,8 @@ table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tune
 # ## 6. The bill of the paper's experiment
 #
 # Now the size of the paper's code, CIFAR-100 with all its epochs and a grid of its temperatures.
-# Its price on *this* device follows from the parts of the step in section 1: some are paid by each student, some once for all.
+# Its price on *this* device, with the threads of section 1, follows from the parts of the step: some are paid by each student, some once for all.
+# On a CPU the profile `quick` uses one thread; with all cores the hours, and with them the modelled energy, would be fewer.
 # Nothing in this table was run to the end; it is a price list. (Section 9 has whole runs, on a GPU.)
 
 # %% tags=["hide-input"]
@@ -390,21 +395,22 @@ for label, (taken, per_image, kind) in bills.items():
     energy = "not seen" if watts[kind] is None else f"{watts[kind] * hours / 1000:.1f}"
     limit = f"{flops / peak / 3600:,.1f}"
     rows.append({"": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": limit, "kWh": energy, "to the first": f"{taken / first:.3f}"})
-print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}; energy: {how[0]}")
+print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}, CPU threads: {torch.get_num_threads()}; energy: {how[0]}")
 table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperatures; reading the answers from disk is left out (section 7 times it)")
 
 # %% [markdown]
 # Three savings are in these rows: not searching (the method), sharing what is the same (the grid), and a faster step (the engine).
 # Students side by side are counted one after the other; what the queues of a GPU gain besides is in section 8.
 # The three do not multiply: who does not search has no grid to share, and a faster teacher leaves less to share, so sharing saves less time than FLOPs.
-# A fixed $\tau$ costs what a random one does, and learning without a teacher costs least: only accuracy, in the earlier chapters, can speak for more.
-# *At the limit* is what the device would need if it did nothing but multiply matrices: how far a step is from it is the room that is left.
+# A fixed $\tau$ costs what a random one does, and learning without a teacher costs least: whether paying more is worth it is a question of accuracy, and the earlier chapters answer it.
+# *At the limit* is what the device would need if it did nothing but multiply matrices: the gap between *hours* and *at the limit* is what a better engine could still save.
 #
 # ## 7. What the benchmarks recorded
 #
 # A page that is executed once, on a machine that others use too, is no benchmark.
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
-# A *rung* is the plain step with one more saving, *the product* the whole loop of this book; shown is the machine that ran most of them.
+# Each *rung* adds one saving to the rung before it; *the product* is the whole training loop of this book.
+# For each kind of benchmark the machine that ran most of it is shown, with the most threads that it used; *load* is how many programs wanted to run at once.
 #
 # ### The step
 #
@@ -412,13 +418,14 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 
 # %% tags=["hide-input"]
 bench = ledger.benchmarks()
+layers = {1: "this book's", 2: "PyTorch's"}  # of the plain step, by its version
 STUDENTS = {"mobilenetv2": "MobileNetV2", "shufflenetv2": "ShuffleNetV2"}
 proofs = {  # of each benchmark by the end of its name: what is left of the answer, and which tests show it
     "batched augmentation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
     "crop, flip, rotation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
     "teacher folded, no graph": ("same logits, up to rounding", "engine"),
     "student channels-last": ("same update, up to rounding", "profiling"),
-    "in low precision": ("other digits: see Sixteen bits", "engine"),
+    "in low precision": ("rounded more coarsely: see Sixteen bits", "engine"),
     "fused optimiser": ("same update, up to rounding", "profiling"),
     "the product": ("the loop that trains every run", "profiling"),
     "together": ("same students, on a CPU to the last digit", "together"),
@@ -466,7 +473,8 @@ def rungs(timed="cpu", *more):
         said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s)"
         found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "the answer": row["kept"]})
     columns = {name: name for name in ("step", *STUDENTS.values(), *more)}
-    return recorded(pd.DataFrame(found.values()), "Times the plain step (images a second). ", steps, **columns)
+    whose = " and ".join(sorted({layers[version] for version in steps.get("reference", steps.n * np.nan).fillna(1)}))
+    return recorded(pd.DataFrame(found.values()), f"Times the plain step of {whose} layers (images a second). ", steps, **columns)
 
 
 rungs("cpu", "the answer")
@@ -480,7 +488,6 @@ rungs("cpu", "the answer")
 # %% tags=["hide-input"]
 every = ledger.benchmarks(newest=False)
 products = every[(every.group == "step") & every.name.str.endswith("the product")]
-layers = {1: "this book's", 2: "PyTorch's"}  # by the version of the plain step
 products = products.assign(layers=products.get("reference", pd.Series(1.0, products.index)).fillna(1).map(layers))
 rows = []
 for (machine, whose), found in products.groupby([products.machine.str.split(", ").str[0], "layers"], sort=False):
@@ -491,18 +498,19 @@ table(rows, "The product, times the plain step: smallest and largest ratio of a 
 
 # %% [markdown]
 # Ratios to a plain step of this book's layers and to one of PyTorch's do not compare.
-# Most of a CPU's gain is its arithmetic of sixteen bits: a processor without it (*AVX2* names its instructions; older rows do not record them) keeps the smaller part, and a GPU gains by other means (section 8).
+# A good part of a CPU's gain is its arithmetic of sixteen bits: the machine without it (*AVX2* names its instructions; older rows do not record them) gained less, and a GPU gains by other means (section 8).
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
 #
 # ### Around the step
 #
 # The views, an evaluation and a checkpoint; students in one pass against passes of one; and a teacher whose answers are all on disk against one that is asked.
+# The views are compared in processor seconds, the rest in wall time; a number below 1 is slower, as for the checkpoint, which is also made safe against a kill.
 # Below, the peak memory of a distillation step and the limit of the device:
 
 # %% tags=["hide-input"]
-display(recorded(measured("pipeline|evaluation|checkpoint|sweep"), group="what", name="of", n="n", ratio="times as fast", kept="the answer"))
+display(recorded(measured("pipeline|evaluation|checkpoint|sweep"), group="what", name="of", n="n", ratio="times as fast", machine="machine", kept="the answer"))
 passes = measured("sweep")
-passes = passes[passes.name.str.endswith(" together")]
+passes = passes[passes.name.str.endswith(" together")].dropna(subset=passes.columns.intersection(["flop_ratio"]))
 display(Markdown("; ".join(f"{row['name']} take {1 / row.ratio:.2f} of the time of separate passes, with {1 / row.flop_ratio:.2f} of their FLOPs" for _, row in passes.iterrows()) + "." if len(passes) else ""))
 recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured")
 
@@ -517,6 +525,7 @@ recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured
 # The book's CIFAR experiments ask for sixteen where the device has them, the digits for thirty-two.
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its sixteen bits are a choice and no finding.
+# The distilled student was first compared with 40 seeds, which left it open; their spread asked for 160, and the row has 160 new ones.
 
 # %% tags=["hide-input"]
 recorded(measured("precision"), name="experiment", n="seeds", note="finding")
@@ -525,6 +534,7 @@ recorded(measured("precision"), name="experiment", n="seeds", note="finding")
 # ### How a step grows
 #
 # How does the time of a step grow with the size of the task? On logarithmic axes the slope is the exponent.
+# Measured with a MobileNetV2 of half width and its teacher: one student, batch 64, 10 classes, 32 pixels, of which one is varied; for several students it is the time of their common pass.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four small panels on logarithmic axes: seconds of a step over batch size, number of classes, students in a pass and image side, each with its slope."}, "figure": {"caption": "Seconds of a step over what grows, medians; the exponent of the fitted power law above each panel.", "name": "figure-growth"}}
 growth = ledger.main_machine(bench[(bench.group == "growth") & (bench.device == "cpu")])
@@ -545,8 +555,9 @@ _ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
 #
 # ## 8. On a GPU
 #
-# With small networks a GPU waits for Python, which starts every kernel of a step, one after the other.
+# With small networks a GPU waits for Python, which starts every kernel (one small program on the GPU) of a step, one after the other.
 # There the kernels of a step are recorded once, as a CUDA graph, and from then on started at one stroke: those that make the views, those of the teacher, those of the student from its answer to its update.
+# Losses that learn something beside the student (a learnt τ, CRD, DML) are started kernel by kernel.
 # Students that share a pass have a queue each, which the GPU may serve at the same time.
 # The kernels are those that Python would start.
 # Only one kind is missing: biases just before a batch normalisation are skipped, because it subtracts them with the mean.
@@ -577,10 +588,10 @@ if set(names) <= set(on_gpu.index):
         ratios = "; ".join(f"{name.split(':')[0]} {row.ratio:.1f} times as fast" for name, row in beside.iterrows())
         said += f"against one whose views are made meanwhile by two workers, the product was, for {ratios}."
     else:
-        said += f"against one whose views are made meanwhile by workers the product was not timed yet, and its gain is smaller: with views made on the GPU the plain step took {batched.ms:.1f} ms."
+        said += f"against one whose views are made meanwhile by workers the product was not timed yet, and its gain can be expected to be smaller: with views made on the GPU the plain step took {batched.ms:.1f} ms."
     judged = bench[(bench.group == "evaluation") & (bench.device == "cuda") & (bench.ratio < 1)]
     for row in judged.itertuples():
-        said += f" An evaluation is not recorded as a graph, and sixteen bits are more kernels for Python to start: one batch took {1 / row.ratio:.1f} times as long as in the plain loop."
+        said += f" An evaluation is not recorded as a graph, and one batch took {1 / row.ratio:.1f} times as long as in the plain loop, probably because sixteen bits are more kernels for Python to start."
     stacked = bench[(bench.device == "cuda") & bench.name.str.endswith("as one network")]
     if len(stacked):
         took = "; ".join(f"{row['name']}, {1 / row.ratio:.2g} times as long" for _, row in stacked.iterrows())
@@ -600,7 +611,7 @@ recorded(measured("precision", "cuda"), name="experiment", n="seeds", note="find
 # %% tags=["hide-input"]
 printed = ledger.paper_table("cifar100").set_index(["loss", "method"])
 rows = [
-    {"run": f"paper, HKD, {method}", "epochs": "", "n": "", "test, %": f"{100 * row.accuracy:.2f}", "kWh": f"{row.energy_kwh:g}", "per 100": "", "counted": ""}
+    {"run": f"paper, {'random' if method == 'ours' else method} τ", "epochs": "", "n": "", "test, %": f"{100 * row.accuracy:.2f}", "kWh": f"{row.energy_kwh:g}", "per 100": "", "counted": ""}
     for (loss, method), row in printed.iterrows() if loss == "HKD"
 ]
 records = [r for r in ledger.load()[0] if r["asked"]["dataset"] == "cifar100" and r["hardware"]["device"] == "cuda" and not r["asked"]["stop_after"]]
@@ -633,7 +644,7 @@ table(rows, f"CIFAR-100: the paper's procedures, this book's single runs ({', '.
 # Runs with a `data_seed` share batches and views over all seeds, so their intervals leave out what another order would have changed; the others share them within a seed.
 # All seeds of a length ask for one teacher, the one of that length in the table, so no interval holds what another would have changed.
 # Accuracies are those of the last epoch, after training with a tenth of the images kept for validation; the paper's are probably those of the best epoch on its test images, as its code does.
-# *Per 100* is the energy of as many epochs by proportion, not a measurement; *counted* is the part of it that the GPU reported, the rest being the processor's.
+# *Per 100* is the energy of 100 epochs by proportion, not a measurement; *counted* is the share of the kWh that the GPU's counter reported, and the rest is modelled for the processor.
 
 # %% tags=["hide-input"]
 hkd = printed.loc["HKD", "ours"].energy_kwh
@@ -660,20 +671,20 @@ for (experiment, _, *rest), runs in groups.items():
 table(rows, "Random τ against the others, test accuracy of the last epoch, paired by seed") if rows else Markdown("*No two ways have a seed in common yet.*")
 
 # %% [markdown]
-# Few seeds make an interval that is wide by arithmetic: the rows say what was seen, and the interval how little that decides.
+# With two seeds the interval is wide by arithmetic, and with one there is none: such rows say what was seen, and decide nothing.
 
 # %% [markdown]
 # ## What we learned
 #
-# * The temperature lives in the loss, which is next to free; the teacher and the student's way back are what a step is made of.
-# * On a CPU, sharing the teacher's answers leaves every digit as it was. Sixteen bits do not, and need seeds and an interval.
+# * The temperature lives in the loss, which is next to free; the teacher and the student's way there and back are what a step is made of.
+# * On a CPU, sharing the teacher's answers leaves every number as it was. Sixteen bits do not, and need seeds and an interval.
 # * Method, grid and engine save different things, and overlap: who claims a saving should say which one it is.
 # * Less work is a saving only where its verdict is *equivalent* or *better*; the table of section 5 has one for each way.
 #
 # ## What would change our mind
 #
-# * For sixteen bits: an experiment whose accuracy falls by more than the margin.
-# * For the grid: a device on which nineteen students side by side take hardly longer than one.
+# * Against sixteen bits: an experiment whose accuracy falls by more than the margin.
+# * In favour of a grid: a device on which nineteen students side by side take hardly longer than one.
 #
 # ## Exercises
 #
