@@ -473,7 +473,7 @@ def rungs(timed="cpu", *more):
         said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s)"
         found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "the answer": row["kept"]})
     columns = {name: name for name in ("step", *STUDENTS.values(), *more)}
-    whose = " and ".join(sorted({layers[version] for version in steps.get("reference", steps.n * np.nan).fillna(1)}))
+    whose = " and ".join(sorted({layers[version] for version in steps.reindex(columns=["reference"]).reference.fillna(1)}))
     return recorded(pd.DataFrame(found.values()), f"Times the plain step of {whose} layers (images a second). ", steps, **columns)
 
 
