@@ -54,7 +54,7 @@ def digits(seeds):
     runs += [(kd.format("kd"), {"tau": tau}) for tau in scale.taus]
     runs += [(kd.format(loss), {}) for loss in LOSSES]
     law = {key: value for key, value in experiments.resolve(random, SMALL).items() if key in LAW}
-    runs += [(kd.format("standardised"), law)]
+    runs += [(kd.format("standardised"), law), (kd.format("dml"), {"tau": 20})]
     first = scale.seeds[0]
     return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
 
