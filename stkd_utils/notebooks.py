@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -114,7 +114,7 @@ def execute(profile="quick", only=None, out="_build", *, root=".", parameters=No
     runs = Path(runs) if runs else runs_folder(profile, out)
     (out / "executed" / profile).mkdir(parents=True, exist_ok=True)
     done = {}
-    with FileLock(out / "executed" / f"{profile}.lock"):
+    with _alone(out / "executed" / f"{profile}.lock"):
         try:
             for job in jobs:
                 done[job.name] = "skipped" if job.fresh() else "failed"
@@ -127,6 +127,16 @@ def execute(profile="quick", only=None, out="_build", *, root=".", parameters=No
             whole = {"profile": profile, "date": now(), "notebooks": report.notebooks}
             replace(out / "executed" / profile / "report.json", dump(whole, indent=2) + b"\n")
     return report
+
+
+def _alone(file):
+    """A context in which no other process has the lock ``file``; says so while one has it."""
+    lock = FileLock(file)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process executes these notebooks; waiting until it is done (it holds {file}).", flush=True)
+    return lock.acquire()
 
 
 def runs_folder(profile, out="_build"):

@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
+import filelock
 import nbformat
 import pytest
 
@@ -75,6 +78,22 @@ def present(book, profile="smoke"):
 def text_of(path):
     outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
     return "".join(output.get("text", "") for output in outputs)
+
+
+def test_who_waits_for_another_execution_says_so(book, capsys):
+    pretend_executed(book)
+    held = threading.Event()
+
+    def hold():
+        with filelock.FileLock(book / "_build" / "executed" / "smoke.lock"):
+            held.set()
+            time.sleep(0.5)
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    assert statuses(notebooks.execute("smoke", root=book)) == ["skipped", "skipped"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("Another process executes these notebooks; waiting") and "smoke.lock" in said[0]
 
 
 def test_executes_on_copies_in_this_python_and_reports(book, capsys):
