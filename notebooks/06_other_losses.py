@@ -409,7 +409,7 @@ there = counterpart(one, known, one.records[0]["asked"])
 more = {label: there and counterpart(way, known, way.records[0]["asked"], there.seeds) for label, way in ways.items()}
 judged = more if all(more.values()) and len(there.seeds) >= len(scale.seeds) else ways
 seeds = judged["KD, random τ"].seeds
-print(f"Judged by {len(seeds)} seeds, {min(seeds)} to {max(seeds)}, of {'the ledger' if judged is more else 'this page'}: {made_on(judged.values())}.")
+print(f"Judged by {len(seeds)} seeds, {min(seeds)} to {max(seeds)}, of {'the ledger' if judged is more else 'this page'}.\nThese were trained on {made_on(judged.values())}.")
 
 # %% [markdown]
 # Cost is that of one training on this page, relative to KD with τ = 20: *computation* counts FLOPs, forward and backward, *energy* is the recorded one, or time where no energy was seen.
