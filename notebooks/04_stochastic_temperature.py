@@ -69,7 +69,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, data, experiments, ledger, losses, plots, stats
-from stkd_utils.procedures import MARGIN, Procedure, cost_columns, counterpart, made_on, outcome, recorded, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, counterparts, made_on, outcome, recorded, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.tables import table
 from stkd_utils.temperature import build
@@ -355,10 +355,9 @@ rows = pd.DataFrame(rows, columns=heads)
 display(table(rows, "Planning, from a spread that few seeds know only roughly"))
 
 known, _ = ledger.load()
-more = counterpart(stochastic, known, stochastic.records[0]["asked"])
-there = {way.label: more and counterpart(way, known, way.records[0]["asked"], more.seeds) for way in others}
-later = {}
-if all(there.values()):
+more, *found = counterparts([stochastic, *others], known) or [None]
+there, later = {way.label: way for way in found}, {}
+if more:
     later = {label: verdict(more, way) for label, way in there.items()}
     grid = there[tuned.label]
     pairs = {"mean of all fixed τ": (more.scores(), grid.averages())}

@@ -70,7 +70,7 @@ import torch
 from IPython.display import Markdown, display
 
 from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stats, stored
-from stkd_utils.procedures import Procedure, counterpart, differing, verdict
+from stkd_utils.procedures import Procedure, counterparts, differing, verdict
 from stkd_utils.tables import FLOPS, column, table
 from stkd_utils.temperature import IntegerUniform
 from stkd_utils.training import default_device
@@ -332,18 +332,15 @@ for label, changed in lengths.items():
     ways.append(way(f"random τ{label}", "stochastic tau", runs))
 
 # %% tags=["hide-input"]
-known, _ = ledger.load()
-there = counterpart(ways[0], known, ways[0].records[0]["asked"])
-more = [there and counterpart(one, known, one.records[0]["asked"], there.seeds) for one in ways]
-found = all(more) and len(there.seeds) >= len(scale.seeds)
-tuned, random, *shorter = more if found else ways
+more = counterparts(ways, ledger.load()[0])
+tuned, random, *shorter = more or ways
 stops = sorted({max(1, last // 3), max(1, 2 * last // 3)} - {last})
 by_seed = [[one for one in tuned.records if one["seed"] == seed] for seed in tuned.seeds]
 chosen, epochs_paid = zip(*(experiments.halved(one, stops) for one in by_seed), strict=True)
 halving = Procedure("τ by halving", "KD tuned tau", chosen)
 print(f"Stops after epochs {stops} of {last}; {epochs_paid[0] / last:.1f} runs paid instead of {tuned.runs}.")
 low, middle, high = np.quantile([one["asked"]["tau"] for one in chosen], (0, 0.5, 1))
-print(f"τ kept, {len(chosen)} seeds of {'the ledger' if found else 'this page'}: {low:g} to {high:g}, median {middle:g}.")
+print(f"τ kept, {len(chosen)} seeds of {'the ledger' if more else 'this page'}: {low:g} to {high:g}, median {middle:g}.")
 nothing = {"against": "", "difference": "", "the data say": ""}
 rows = [{"way": tuned.label, "cost": float(tuned.runs), **nothing}]
 compared = [(halving, tuned), (random, tuned), (random, halving), *((way, random) for way in shorter), (shorter[-1], shorter[-2])]

@@ -219,6 +219,18 @@ def counterpart(way, records, asked, seeds=None):
     return found
 
 
+def counterparts(ways, records):
+    """The `counterpart` of each of ``ways`` with the seeds that ``records`` hold of all of them: a list in their order.
+
+    None where a way is missing, or there are fewer such seeds than the ways have themselves. Introduced in notebook 04.
+    """
+    found = [counterpart(way, records, way.records[0]["asked"]) for way in ways]
+    seeds = sorted(set.intersection(*(set(one.seeds) for one in found))) if all(found) else []
+    if len(seeds) < max(1, *(len(way.seeds) for way in ways)):
+        return None
+    return [counterpart(way, records, way.records[0]["asked"], seeds) for way in ways]
+
+
 def differing(record, asked):
     """The settings of a run, but for tau, that are not as in ``asked``: a dict; what either lacks counts as None."""
     run = {**dict.fromkeys(asked), **record["asked"]}

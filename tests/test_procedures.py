@@ -3,7 +3,16 @@
 import pytest
 
 from stkd_utils import carbon
-from stkd_utils.procedures import Procedure, cost_columns, counterpart, differing, made_on, recorded, verdict
+from stkd_utils.procedures import (
+    Procedure,
+    cost_columns,
+    counterpart,
+    counterparts,
+    differing,
+    made_on,
+    recorded,
+    verdict,
+)
 
 
 def record(seed, tau, val, loss, test, seconds=2.0, kwh=1e-3):
@@ -179,3 +188,15 @@ def test_the_same_way_is_found_in_other_records_with_all_its_temperatures_and_se
     assert counterpart(mine, dated, PLAIN, [0, 7]) is None and counterpart(mine, [], PLAIN) is None
     whole = Procedure("grid", "KD tuned tau", tuple(dated))
     assert counterpart(whole, more, PLAIN).runs == 2 and counterpart(whole, more[:3], PLAIN) is None
+
+
+def test_ways_found_together_have_the_seeds_of_all_and_no_fewer_than_before():
+    def runs(experiment, seeds):
+        said = {"experiment": experiment, "profile": "gpu", "finished": "2026-01-01"}
+        return [{**record(seed, 2, 0.5, 0.5, 0.5), **said} for seed in seeds]
+
+    ways = [Procedure(name, "no KD", tuple(runs(name, [0, 1]))) for name in "ab"]
+    found = counterparts(ways, [*runs("a", [1, 2, 3, 4]), *runs("b", [2, 3, 4, 5])])
+    assert [(way.label, way.seeds) for way in found] == [("a", [2, 3, 4]), ("b", [2, 3, 4])]
+    assert counterparts(ways, [*runs("a", [1, 2]), *runs("b", [2, 3])]) is None, "fewer seeds than the page has"
+    assert counterparts(ways, runs("a", [1, 2, 3])) is None and counterparts(ways, []) is None
