@@ -45,7 +45,7 @@ bench-gpu: $(READY)  ## tests and benchmarks on a GPU; without one it says so
 ledger-gpu: $(READY)  ## the paper's protocol on a GPU, most telling runs first, as far as MINUTES=30 go
 	@$(BIN)/python book/agenda.py --minutes $(or $(MINUTES),30)
 
-ledger-digits: $(READY)  ## the digits' ways of chapters 4, 6 and 9 for SEEDS=34 seeds, each run alone; adds to the ledger
+ledger-digits: $(READY)  ## the digits' ways of chapters 4, 6, 7 and 9 for SEEDS=34 seeds, each run alone; adds to the ledger
 	@$(BIN)/python book/agenda.py --digits $(or $(SEEDS),34)
 
 sync: $(READY)  ## carry notebooks/*.py to *.ipynb, the finding to the README, and the address everywhere

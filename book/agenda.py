@@ -17,6 +17,7 @@ from stkd_utils.training import Diverged, default_device  # noqa: E402
 
 PROFILE, SMALL = "paper", "quick"
 LOSSES = "crd", "crd-stochastic", "dml", "dml-stochastic", "learnable", "mse", "standardised"
+FREE = "smoothing", "reg", "reg-as-coded", "double", "self"
 LAW = "tau_policy", "tau_low", "tau_high"
 
 
@@ -40,21 +41,22 @@ def agenda(dataset="cifar100", profile=PROFILE):
 
 
 def digits(seeds):
-    """The five ways of chapter 4, the shorter ones of chapter 9 and the other losses of chapter 6, on the digits.
+    """The five ways of chapter 4, the shorter ones of chapter 9, the losses of chapter 6 and the ways of chapter 7.
 
-    Seed by seed, passes as `agenda`.
+    All on the digits, seed by seed; passes as `agenda`.
 
     ``seeds`` is how many, from the first of the profile on. Every pass is one run, because the price of a way is that
     of runs which share nothing.
     """
-    scale, kd = experiments.profile(SMALL), "digits/resnet18-mobilenetv2-{}"
-    alone, random, short = "digits/mobilenetv2-base", kd.format("stochastic"), {"schedule": "one-cycle"}
+    scale, kd, small = experiments.profile(SMALL), "digits/resnet18-mobilenetv2-{}", "digits/mobilenetv2-{}"
+    alone, random, short = small.format("base"), kd.format("stochastic"), {"schedule": "one-cycle"}
     half = {"epochs": max(1, experiments.resolve(random, SMALL)["epochs"] // 2)}
     runs = [(alone, {}), (random, {}), (random, short), (random, half), (random, short | half)]
     runs += [(kd.format("kd"), {"tau": tau}) for tau in scale.taus]
     runs += [(kd.format(loss), {}) for loss in LOSSES]
     law = {key: value for key, value in experiments.resolve(random, SMALL).items() if key in LAW}
     runs += [(kd.format("standardised"), law), (kd.format("dml"), {"tau": 20})]
+    runs += [(small.format(way), {}) for way in FREE] + [(small.format(way), law) for way in ("reg", "self")]
     first = scale.seeds[0]
     return [[(name, seed, overrides)] for seed in range(first, first + seeds) for name, overrides in runs]
 

@@ -58,7 +58,7 @@ profile = "quick"  # scale: smoke, quick, gpu or paper
 intensity = "world"  # gCO2e per kWh: a name in carbon.INTENSITIES or a number
 
 # %% [markdown]
-# What executing this page once has cost, as recorded in the ledger:
+# What executing this page once has cost, as recorded in the ledger; the seconds hold starting Python and its imports, too, the energy begins with the meter:
 
 # %%
 from dataclasses import replace
@@ -109,6 +109,7 @@ print(f"intensity: {grid.source}, {grid.date}")
 # PUE belongs to a building.
 # The intensity belongs to a place and a year.
 # Whoever prints grams alone hides all three, so this book keeps them apart.
+# The PUE of its own machines is not known and set to 1: in this factor its grams are a lower bound.
 #
 # What stays outside of all this book's numbers: making the hardware, keeping it idle, storing and moving data.
 # They are real, and they are not known from inside a program.
@@ -214,8 +215,9 @@ carbon.receipt(cost, title=f"Training {run.record['experiment']}, {epochs} epoch
 # Read the last column first.
 # A number without it is a rumour.
 #
-# * **Measured**: a counter in the hardware was read before and after; RAPL for Intel and AMD processors, NVML for NVIDIA cards.
-# * **Modelled**: nobody looked at the power. A power was assumed, and multiplied by the seconds; where the processor is known by name, it is half of its thermal design power.
+# * **Measured**: a counter in the hardware was read before and after; RAPL, which Intel and AMD build into processors, or NVML, NVIDIA's library for its cards.
+# * **Modelled**: nobody looked at the power. A power was assumed, and multiplied by the seconds; it is half of the thermal design power (the heat that a cooler must carry away) of the first processor in carbontracker's table whose name fits, or of the table's mean. That may be another model, so these watts are a guess.
+# * **Mixed**: a sum of measured and modelled parts.
 # * **Not seen**: there is no counter and no model. It is not zero; it is absent from the sum, and the sum says so.
 #
 # Virtual machines and notebooks in the cloud seldom show counters, so modelled energy is the rule there.
@@ -391,7 +393,7 @@ Markdown(
     "the printed digits; it was the value that carbontracker of 2020 to 2022 fell back to when it had no live figure. "
     f"Tuned rows lie between {(paper.co2e_g_tuned / paper.energy_kwh_tuned).min():.0f} and "
     f"{(paper.co2e_g_tuned / paper.energy_kwh_tuned).max():.0f}. A rounded energy that was multiplied, its rounding error "
-    f"included, would explain this spread: {multiplied} of the {len(paper)} tuned energies are exactly 19 times the printed single one. "
+    f"included, would explain a part of this spread: {multiplied} of the {len(paper)} tuned energies are exactly 19 times the printed single one; for the others it stays open. "
     f"On the grid of Bangladesh the same energy would weigh {local / eu:.1f} times as much. Ratios are not touched by that; "
     "the grams are."
 )
@@ -413,7 +415,7 @@ states = [
     ("Tuning multiplies the cost by the size of the grid", "confirmed", "arithmetic: true for any loss and any data"),
     ("Grams are energy times one intensity", "in part",
      f"{inside['ours']} of 12 single runs and {inside['tuned']} of 12 tuned fit the EU of 2017"),
-    ("Energy of one run", "plausible", "hardware and tool are not known to us"),
+    ("Energy of one run", "not confirmed", "hardware and tool are not known to us"),
     ("Energy of the tuned runs", "not confirmed", f"looks multiplied; printed FLOPs say {steps} runs"),
     (f"{cifar} million GFLOPs a run, CIFAR-100", "not confirmed", f"the rule of Tiny ImageNet gives {by_rule:.2f}"),
 ]  # fmt: skip
@@ -423,7 +425,7 @@ pd.DataFrame(states, columns=["claim", "state", "why"]).style.hide().set_caption
 
 # %% [markdown]
 # None of this says that the idea is wrong.
-# It says what the cost ratio is: the number of temperatures in the grid one compares with.
+# It says what the cost ratio is: about the number of temperatures in the grid one compares with.
 # Against a single fixed temperature it would be one, which is why [chapter 4](04_stochastic_temperature.ipynb) runs that comparison too.
 
 # %% [markdown]
@@ -442,7 +444,7 @@ for size in ("gpu", "paper"):
     way = recorded(ledger.load()[0], asked, one, size, "KD, stochastic τ", "stochastic tau")
     label = f"this book, {size}, {asked['epochs']} epochs"
     if way is None:
-        rows.append((label, "", None, None, None, "not run yet"))
+        rows.append((label, "", None, None, None, "no run with exactly these settings"))
         continue
     spent = pd.DataFrame([record["cost"]["train"] for record in way.records])[["energy_kwh", "co2e_g"]]
     passes = sorted({(record.get("shared") or {"students": 1})["students"] for record in way.records})
@@ -465,7 +467,7 @@ shown.hide().set_caption(caption)
 # * Grams are energy × PUE × intensity. Only the first can be metered, and only where the hardware shows a counter.
 # * FLOPs can be counted exactly, but two honest counts differ: forward only, or with the backward pass.
 # * "Modelled" is time in another unit, and "not seen" is not zero.
-# * The paper's cost ratios are the size of a grid. The grams of its single runs fit the European average of 2017.
+# * The paper's cost ratios are near the size of its grid, and owed to it. The grams of its single runs fit the European average of 2017.
 #
 # **What would change our mind.**
 # Metered energies of each run of the authors' grid would turn "looks multiplied" into measured.

@@ -21,7 +21,7 @@
 # 2. compare three networks by parameters, MACs and FLOPs;
 # 3. train them by a schedule that is data, over several seeds;
 # 4. explain why the test part is read only after training, and measure how much choosing by it would flatter;
-# 5. report accuracy and cost with intervals, and tell computation from time at inference.
+# 5. report accuracy with an interval and cost with how it is known, and tell computation from time at inference.
 #
 # **You need**
 #
@@ -138,7 +138,7 @@ for label, ax in enumerate(axes.flat):
     ax.set_title(dataset.class_names[label], fontsize=10.5)
 
 # %% [markdown]
-# Networks learn better from numbers around zero, so images are shifted by the mean and divided by the standard deviation of the training pixels.
+# Networks learn better from numbers around zero, so images are shifted by the mean and divided by the standard deviation, of all pixels of the training and validation parts.
 # These belong to the data: with the statistics of another data set the result is no longer centred.
 # (The code behind the paper uses those of CIFAR-100 for CIFAR-10 too.)
 
@@ -510,7 +510,7 @@ ms = 1e3 * inference[["one", "low", "high", "many"]]
 ms.columns = ["ms, alone", "lower quartile", "upper quartile", "ms, in a batch of 32"]
 ms.insert(0, "network", inference.index.map(NAMES))
 ms.insert(1, "MACs, M", inference.macs / 1e6)
-caption = f"Forward pass, one 32 × 32 image: median of {repeats}."
+caption = f"Time for one 32 × 32 image: alone, median and quartiles of {repeats}; in a batch, median of {fewer['repeats']}."
 ms.style.format(precision=1).hide().set_caption(caption)
 
 # %% [markdown]

@@ -226,7 +226,7 @@ table(rows, "Factor of the KL, and soft gradient over hard gradient")
 # Down the temperatures of one $K$, the weight of the KL grows with $\tau^2$, while the balance of the gradients moves far less: keeping it is what $\tau^2$ is for.
 # Down the class counts, the balance falls, because more classes share the belief; under the element mean each value is smaller by a further factor of $K$.
 # A setting in which the teacher leads on ten classes (a ratio above one) can leave it a whisper on two hundred.
-# So weights that were found on one data set say little about another, unless the reduction is the batch mean or is stated.
+# So weights that were found on one data set do not carry over to another as they are; under the batch mean the balance moves less, and without the reduction they cannot be read at all.
 # From here on this book uses the batch mean.
 #
 # ## 4. Which temperature is best?
@@ -322,7 +322,7 @@ one = Procedure(f"KD, τ = {last}", "KD fixed tau", of_last)
 teacher_alone = Procedure("the teacher, once", "teacher", (teacher_run.record,))
 ways = [alone, one, grid, teacher_alone]
 print(f"Trained on {made_on(ways)}.")
-table(cost_columns(ways, intensity), "What training takes, mean over seeds")
+table(cost_columns(ways, intensity), f"What training takes: mean of {len(grid.seeds)} seeds, the teacher of one run")
 
 # %% [markdown]
 # Forward passes only is how the paper counts; training also runs backward through the student, not through the frozen teacher.
@@ -332,7 +332,7 @@ table(cost_columns(ways, intensity), "What training takes, mean over seeds")
 #
 # ## 7. At the paper's scale
 #
-# The paper prints such tuned rows for four data sets (its Table 4, Hinton's loss; VOC is object detection, in mAP).
+# The paper prints such tuned rows for four data sets (its Table 4, Hinton's loss; VOC is object detection, in mean average precision, mAP).
 
 # %%
 rows = []
@@ -357,7 +357,7 @@ for name, size in itertools.product(("cifar10", "cifar100"), ("gpu", "paper")):
     asked = experiments.resolve(pair, size)
     found = recorded(records, asked, pair, size, "KD, tuned τ", "KD tuned tau")
     is_grid = found and found.runs > 1
-    reached = (found.runs, stats.interval(found.scores()).percent()) if is_grid else ("–", "not run yet")
+    reached = (found.runs, stats.interval(found.scores()).percent()) if is_grid else ("–", "no grid yet")
     rows.append((name, size, *reached))
 rows = pd.DataFrame(rows, columns=["data", "profile", "temperatures", "test accuracy, tuned"])
 table(rows, "This book's tuned KD at larger scale, from the ledger")
@@ -377,7 +377,7 @@ speaks = " (A smoke run claims nothing but that it runs.)" if profile == "smoke"
 Markdown(
     f"* A tuned grid of {grid.runs} temperatures reaches {held.percent()} on the test split, "
     f"**{decided}** the student alone: {gain.points()}, paired by seed.{speaks}\n"
-    f"* It takes {whole / cheap:.3g} times the training time of the student alone (mean over seeds).\n"
+    f"* It takes {whole / cheap:.3g} times the training time of the student alone (means of {len(scale.seeds)} seeds, without the teacher's training).\n"
     f"* {len(rivals)} of {len(gaps)} temperatures could not be told from the best one with "
     f"{len(scale.seeds)} seeds: the runs spent on telling these apart changed nothing that they can show."
 )
@@ -437,7 +437,7 @@ print(f"against chosen on validation: {optimism.points()}")
 
 # %% tags=["hide-input"]
 cost = one.price(intensity)
-energy = "energy not seen" if cost["kwh"] is None else quantity(cost["kwh"], ENERGY)
+energy = "energy not seen" if cost["kwh"] is None else quantity(cost["kwh"], ENERGY) + f" ({cost['how']})"
 print(f"about {duration(cost['seconds'])} of training, {energy}, for each seed")
 
 # %% [markdown]

@@ -57,7 +57,7 @@ profile = "quick"  # scale: smoke, quick, gpu or paper
 intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 
 # %% [markdown]
-# What executing this page once has cost, as recorded in the ledger:
+# What executing this page once has cost after the chapters before it, whose runs it reads; opened alone it trains those, too, and section 4 has their price:
 
 # %%
 import itertools
@@ -388,8 +388,8 @@ if later:
     gaps_later = [stats.paired(more.scores(), way.scores()).half_width for way in there.values()]
     still = [label for label, row in later.items() if row["the data say"] in unclear]
     reached = (
-        f"* Not decided with the {len(more.seeds)} of the ledger: **{'; '.join(still) or 'nothing'}**. Their intervals "
-        f"are ± {100 * min(gaps_later):.2f} to ± {100 * max(gaps_later):.2f} points wide, where ± 0.5 was the aim: "
+        f"* Not decided with the {len(more.seeds)} of the ledger: **{'; '.join(still) or 'nothing'}**. The intervals "
+        f"of all comparisons are ± {100 * min(gaps_later):.2f} to ± {100 * max(gaps_later):.2f} points wide, where ± 0.5 was the aim: "
         "a spread that three seeds tell is a rough one.\n"
     )
 Markdown(
@@ -523,9 +523,9 @@ for name in ("CIFAR-10", "CIFAR-100", "Tiny ImageNet", "VOC"):
 
 
 def beside(label, grid, one):
-    """The same columns from two procedures of this book, or "not run yet": one temperature is no grid."""
+    """The same columns from two procedures of this book, or "no grid yet": one temperature is none."""
     if grid is None or one is None or grid.runs < 2:
-        return label, "not run yet", *[""] * 4
+        return label, "no grid yet", *[""] * 4
     reached = [stats.interval(way.scores()).percent(2).split(" %")[0] for way in (grid, one)]
     grams = [way.price(intensity)["grams"] for way in (grid, one)]
     emissions = "not seen" if None in grams else f"{grams[0] / grams[1]:.1f} ×"
@@ -576,7 +576,7 @@ Markdown("\n".join(lines) + f"\n\n{caution.strip()}")
 
 # %% [markdown]
 # * A random temperature minimises the average of the grid's losses and tunes nothing; the lines above say what is known of the accuracy that this keeps or loses.
-# * It can be expected near the mean of what the temperatures of its range reach, not at the best of them; the last row of the second table in section 6 says how near it came.
+# * It can be expected near the mean of what the temperatures of its range reach, not at the best of them; the row of their mean in the second table of section 6 says how near it came.
 # * The saving is the price of the grid that is not run. A fixed default saves the same, and may keep more or less than a random temperature: the second table of section 6 has one of each.
 #
 # ## What would change our mind

@@ -231,6 +231,7 @@ print(f"mAP of the teacher: {100 * area.map50:.1f} % and {100 * eleven.map50:.1f
 # $$L = w_h\,L_\text{class} + L_\text{box} + w_s\,\tau^2 L_\text{soft} + w_b\,L_\text{bound} + w_i\,L_\text{hint}$$
 #
 # The first two learn from the objects, the other three from the teacher.
+# The $w$ are fixed; in this book's experiments all four are equal, and half of the $w_h$ of a student without a teacher, so a distilled student hears the classes of the objects half as loudly beside their boxes.
 # Only one of them has a temperature.
 # The next cell softens the teacher's class probabilities for one prior: of the positive ones that the teacher gets right, the one of median confidence.
 
@@ -398,6 +399,7 @@ table(amounts, "The amounts behind it: mean over seeds")
 # The scores stand for one and the same detections: the columns differ in the rule, and COCO's is lower because it wants better boxes.
 # Computation is counted: a teacher that is many times the student makes a distilled run dearer by its forward passes, and the grid dearer by the number of its temperatures.
 # *Modelled* energy is an assumed power times seconds, so that its ratios are ratios of time; the teacher's own training is in no row.
+# All distilled runs do the same work: where *energy* is out of proportion to *computation*, the machine was busy with something else, and *computation* is the price to believe.
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test mAP of every kept run and its mean over seeds, one row for each of the four ways to train the student."}, "figure": {"caption": "Test mAP after the last epoch: every kept run, the mean over seeds and its 95 % interval.", "name": "figure-detection-ways"}}
 kept = [Procedure(way.label, way.role, tuple(way.kept())) for way in ways.values()]
@@ -426,7 +428,7 @@ rows = pd.DataFrame(rows, columns=["", *terms])
 table(rows, "Terms of the loss in the last epoch, mean over batches and seeds")
 
 # %% [markdown]
-# Down the column *soft* one sees what $\tau^2$ does to the size of the term, which is not the size of its gradient ([chapter 3](03_classic_kd.ipynb) separates the two).
+# The divergence shrinks as $\tau$ grows, and in the column *soft* $\tau^2$ has made up for that: the size of the term, which is not the size of its gradient ([chapter 3](03_classic_kd.ipynb) separates the two).
 # Whatever a way gains can come from any of the three terms of the teacher, and only one of them has a temperature: the larger the others are beside it, the less can $\tau$ matter.
 #
 # ## 5. Is one run as good as the grid?
@@ -599,7 +601,7 @@ table(pd.DataFrame(rows, columns=heads), "Tuned against stochastic, mAP")
 
 # %% [markdown]
 # The epochs in the line above the table are near the 70 that the implementation trains by default, which suggests that the paper's FLOPs are those of forward passes of this pair.
-# Digit scenes are no photographs, so only the *difference* and the *FLOPs* of these rows may be set beside each other.
+# Digit scenes are no photographs, so the scores of these rows must not be set beside each other; the *FLOPs* are the sizes of the grids, and section 5 has the interval of this page's difference.
 # What the paper's ± is, and by which of the two rules its mAP is taken, is not printed beside it.
 # One more number belongs here.
 # The README of the implementation that the authors point to gives this student, *without* distillation, the first score above the table, and its best distilled one the second: both lie above the paper's distilled rows.

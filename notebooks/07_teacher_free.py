@@ -72,7 +72,7 @@ from IPython.display import Markdown
 from scipy.optimize import minimize_scalar
 
 from stkd_utils import carbon, data, experiments, ledger, losses, metrics, plots, stats, teacher_free
-from stkd_utils.procedures import MARGIN, Procedure, cost_columns, made_on, verdict
+from stkd_utils.procedures import MARGIN, Procedure, cost_columns, counterparts, made_on, verdict
 from stkd_utils.receipt import ENERGY, duration, quantity
 from stkd_utils.rectification import rectified
 from stkd_utils.reliability import reliability_panels
@@ -311,6 +311,9 @@ plan = {  # label: (look, experiment, changes, who teaches)
 # The bill follows the records back: each names the run that taught it, or whose weights it began with.
 # A way pays for its own run *and* for those, so the larger teacher is on the bill too, unlike in chapter 4, where all ways shared it.
 # Whoever has that teacher already, for another purpose, may take it off.
+#
+# The bill is that of this page's runs.
+# Accuracies, and what is said about their differences, are those of the same ways in the [ledger](../book/ledger.md), which has more seeds; if it lacks a way or a seed, those of this page stand in for all.
 
 # %%
 runs, ways = {}, {}
@@ -321,6 +324,11 @@ for name, (role, experiment, changes, _) in plan.items():
     records, before = zip(*((run.record, run.before) for run in runs[name]), strict=True)
     ways[name] = Procedure(name, role, records, before=before)
 print(f"Trained on {made_on(ways.values())}.")
+more = counterparts(list(ways.values()), ledger.load()[0])
+judged = dict(zip(ways, more, strict=True)) if more else ways
+seeds = judged["no KD"].seeds
+print(f"Judged by {len(seeds)} seeds, {min(seeds)} to {max(seeds)}, of {'the ledger' if more else 'this page'}.")
+print(f"These were trained on {made_on(judged.values())}.")
 
 # %%
 alone, classic = ways["no KD"], ways["KD, stochastic τ"]
@@ -336,13 +344,13 @@ def softness(record):
 
 rows = []
 for name, way in ways.items():
-    reached = stats.interval(way.scores()).percent().split(" %")[0]
+    reached = stats.interval(judged[name].scores()).percent().split(" %")[0]
     work = f"{way.flops() / alone.flops():.3g} ×"
     rows.append((name, plan[name][3], softness(way.records[0]), reached, way.runs, work))
 heads = ["way", "who teaches", "τ", "test accuracy, %", "trainings", "computation"]
 table(
     pd.DataFrame(rows, columns=heads),
-    f"Last epoch, {scale.dataset}, n = {len(scale.seeds)}; whole way, student alone = 1 ×",
+    f"Test accuracy after the last epoch, {scale.dataset}, n = {len(seeds)}; computation: whole way, student alone = 1 ×",
 )
 
 # %% [markdown]
@@ -355,12 +363,12 @@ table(
 
 # %% mystnb={"image": {"alt": "Dots with intervals: test accuracy of every run and its mean over seeds, one row for each way, from the student alone over the teacher-free ways to classic distillation."}, "figure": {"caption": "Test accuracy after the last epoch: every run, the mean over seeds and its 95 % interval.", "name": "figure-teacher-free"}}
 looks = {name: {"role": way.role, "label": name} for name, way in ways.items()}
-tables = [ledger.table(list(way.records)).assign(**looks[name]) for name, way in ways.items()]
+tables = [ledger.table(list(way.records)).assign(**looks[name]) for name, way in judged.items()]
 plots.dots_with_intervals(pd.concat(tables, ignore_index=True));
 # %%
 table(
     cost_columns(list(ways.values()), intensity),
-    "Training of the whole way, earlier trainings included: mean over seeds",
+    f"Training of the whole way, earlier trainings included: mean of this page's {len(scale.seeds)} seeds",
 )
 
 # %% [markdown]
@@ -373,33 +381,38 @@ table(
 
 # %%
 said, rows = {}, []
-for name, way in ways.items():
+for name, way in judged.items():
     row = [name]
-    for other in (alone, classic):
+    for other in (judged["no KD"], judged["KD, stochastic τ"]):
         found = verdict(way, other)
         said[name, other.label] = found["the data say"] if profile != "smoke" else "nothing at this scale"
         texts = (found["difference"].split(" points")[0], said[name, other.label])
         row += texts if way is not other else ("–", "–")
     rows.append(row)
 heads = ["way", "minus no KD, points", "the data say", "minus KD, stochastic τ, points", "the data say "]
-table(pd.DataFrame(rows, columns=heads), f"Paired by seed, n = {len(scale.seeds)}; margin ± {100 * MARGIN:g} point")
+table(pd.DataFrame(rows, columns=heads), f"Paired by seed, n = {len(seeds)}; margin ± {100 * MARGIN:g} point")
 
 # %% [markdown]
 # These are many comparisons and they are not adjusted for that, so a single one that just leaves out zero is weak evidence.
-# *KD, stochastic τ* is here with the seeds of this page; the ledger has many more of it ([chapter 4](04_stochastic_temperature.ipynb), section 6).
+# How many seeds the ledger has was planned in [chapter 4](04_stochastic_temperature.ipynb) for its own comparison, not for these; its runs were trained at different times, some by other code, and the scatter that this brings is in the intervals.
 # Whether stochastic $\tau$ helps without a teacher can be asked in the same way.
 # Where the fixed $\tau$ lies outside of the range that is drawn from, its level differs as well, and the difference may be owed to that.
+# And whether a rule does what a larger teacher does, at a part of its price: where it is not *worse*, what was gained here is owed to doubt itself, and not to what the teacher knows of an image.
+# (That question was asked after the table above had been seen.)
 
 # %% tags=["hide-input"]
 lines = []
 for name in ("Tf-KD reg", "Tf-KD self"):
-    found = verdict(ways[f"{name}, stochastic τ"], ways[name])
+    found = verdict(judged[f"{name}, stochastic τ"], judged[name])
     word = found["the data say"] if profile != "smoke" else "nothing at this scale"
     usual = softness(ways[name].records[0])
     lines.append(f"* {name}, stochastic τ minus τ = {usual}: {found['difference']}, **{word}**.")
-found = verdict(ways["Tf-KD self"], ways["double training"])
-word = found["the data say"] if profile != "smoke" else "nothing at this scale"
-lines.append(f"* Tf-KD self minus its control, double training: {found['difference']}, **{word}**.")
+pairs = [("Tf-KD self", "double training", ", its control")]
+pairs += [(rule, "KD, τ = 20", "") for rule in ("label smoothing", "Tf-KD reg")]
+for name, other, what in pairs:
+    found = verdict(judged[name], judged[other])
+    word = found["the data say"] if profile != "smoke" else "nothing at this scale"
+    lines.append(f"* {name} minus {other}{what}: {found['difference']}, **{word}**.")
 Markdown("\n".join(lines))
 
 # %% [markdown]
@@ -409,7 +422,7 @@ Markdown("\n".join(lines))
 # The *expected calibration error* (ECE) is the mean gap between the two, over bins of confidence.
 # Another temperature measures the direction: the $\tau$ by which a finished network's logits must be divided to make its answers as likely as possible.
 # Above 1 the network was too sure, below 1 too timid.
-# That $\tau$ is fitted to validation images; the ECE is that of the test split, from the records.
+# That $\tau$ is fitted to validation images, with the networks of this page; the ECE is that of the test split, from their records.
 
 # %%
 asked = alone.records[0]["asked"]

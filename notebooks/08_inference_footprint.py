@@ -187,14 +187,14 @@ Markdown(
 )
 
 # %% [markdown]
-# Time falls less than the MACs do.
+# Time falls less than the MACs do, and on images as small as the digits it need not fall at all: a small network of many layers can be the slower one.
 # A depthwise convolution multiplies little for each number that it fetches, so it waits for memory; many small layers each pay for being started.
 # With tiny images, one at a time, starting the layers takes most of the time.
 # Whoever reports FLOPs has reported a promise; the clock says what the device keeps of it.
 #
 # ## 2. Joules, grams, and the paper's bars
 #
-# Energy is metered over whole passes; where nothing is measured it is modelled as a power times seconds, and then this table is the one above in other units, up to the scatter of the clock.
+# Energy is metered over whole passes; where nothing is measured it is modelled as a power times seconds, and then it is seconds in other units. But it is metered over the few passes of its last column, and apart from the medians above: compare the networks by those.
 # Here are the networks at the paper's size, in batches, scaled to the 10,000 images of CIFAR-100's test set:
 
 # %%
@@ -309,14 +309,14 @@ if whole:
     plain_val, int8_val = np.transpose(levels)
     lost = stats.interval(plain_val - int8_val)
     test = stats.equivalence(int8_val, plain_val, MARGIN)
-    shown_by_seeds = f"the p of equivalence is {test.p:.2g}" if lost.sd > 0 else "seeds without spread show nothing"
+    shown_by_seeds = f"the p of equivalence ([chapter 4](04_stochastic_temperature.ipynb)) is {test.p:.2g}" if lost.sd > 0 else "seeds without spread show nothing"
     before = [run.record["result"]["chosen"]["test_accuracy"] for run in stochastic_runs]
     after = [evaluate(int8, dataset.test, dataset)["accuracy"] for int8 in whole]
     told = (
         f"On validation eight bits lose {lost.points(2)}: **{'accepted' if lost.mean < MARGIN else 'not accepted'}** by the rule; "
         f"as evidence, {shown_by_seeds}. "
         f"The test split, read once ({len(dataset.test)} images): {stats.interval(before).percent()} with 32 bits, "
-        f"{stats.interval(after).percent()} with 8; the difference, paired by seed, is "
+        f"{stats.interval(after).percent()} with 8; the difference, 8 bits minus 32 and paired by seed, is "
         f"{stats.paired(after, before).points(2)}. Activations have {whole[0].bits} bits here."
     )
 Markdown(told + caution) if whole else None
@@ -438,7 +438,7 @@ for way, runs in (("no KD", alone_runs), ("stochastic τ", stochastic_runs)):
     seconds = [run.record["cost"]["train"]["seconds"] for run in runs]
     paid_back(f"{scale.dataset}, this {machine}", way, seconds, saving[scale.dataset], few, f"clock, n = {len(runs)}")
 for way, seconds in full.items():
-    paid_back(f"paper's size, this {machine}", way, [seconds], saving[FULL], views, "clock, one step")
+    paid_back(f"paper's size, this {machine}", way, [seconds], saving[FULL], views, f"clock, one step; answers n = {saving[FULL].n}")
 s, t = macs[FULL]["mobilenetv2"], macs[FULL]["resnet18"]
 counted = views * (3 * s + t)
 paid_back("paper's size, any device", "stochastic τ", [counted], stats.interval([t - s]), views, "counted MACs")
@@ -456,7 +456,7 @@ for way, label in labels.items():
     told["for each view"] = f"{n / (50_000 * paper['epochs']):.3g}"  # the authors' code trains on all images
     rows.append({"where": "paper, CIFAR-100", "way": label, **told, "from": "printed grams"})
 print(f"Digits trained on {made_on([Procedure('', 'no KD', tuple(run.record for run in stochastic_runs))])}")
-ranges = "Ranges: 95 % over seeds; for the paper what ± 0.001 g in its figure leaves open"
+ranges = "Ranges: 95 % over training seeds, without the scatter of the clock; for the paper what ± 0.001 g in its figure leaves open"
 table(rows, f"MobileNetV2 in place of ResNet-18, batches of {many}: when its training is paid back. {ranges}")
 
 # %% tags=["hide-input"]
@@ -502,7 +502,7 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lo
 # ## What we learned
 #
 # * A count of MACs is a promise. How much of it is kept depends on batch, layers and device, so a time names all of them.
-# * A conversion is harmless when it has been shown to be: logits to the last digits, or accuracies on validation with a rule stated before.
+# * A conversion is accepted by a rule stated before; that it does no harm is shown by more: logits equal to the last digits, or accuracies equivalent over seeds.
 # * Eight bits make the file smaller anywhere, and the answers faster only when they are compiled for the processor.
 # * A training is paid back after a number of answers, in which modelled watts cancel. A grid multiplies that number by its points; a student that is not faster never gets there.
 #

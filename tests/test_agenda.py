@@ -33,8 +33,8 @@ def test_every_item_is_an_experiment():
 
 def test_on_the_digits_every_run_is_paid_alone_and_a_seed_is_finished_before_the_next():
     todo = agenda.digits(2)
-    assert {len(wanted) for wanted in todo} == {1} and len(todo) == 2 * (1 + 1 + 3 + 19 + 9)
-    assert [seed for [(_, seed, _)] in todo] == 33 * [3] + 33 * [4]
+    assert {len(wanted) for wanted in todo} == {1} and len(todo) == 2 * (1 + 1 + 3 + 19 + 9 + 7)
+    assert [seed for [(_, seed, _)] in todo] == 40 * [3] + 40 * [4]
 
 
 def test_on_the_digits_no_gpu_is_needed(tmp_path, monkeypatch, on_cpu, capsys):
@@ -47,10 +47,12 @@ def test_on_the_digits_no_gpu_is_needed(tmp_path, monkeypatch, on_cpu, capsys):
     rows = ledger.load()[0]
     assert f"{len(rows)} runs were added to the ledger" in capsys.readouterr().out
     assert agenda.main(["--digits", "1"]) == 0 and capsys.readouterr().out.startswith("0 runs were added")
-    assert len(rows) == 14 + len(scale.taus) and not any(row["shared"] for row in rows)
+    assert len(rows) == 21 + len(scale.taus) and not any(row["shared"] for row in rows)
     assert {(row["seed"], row["profile"]) for row in rows} == {(scale.seeds[0], "smoke")}
     with_teacher = [row for row in rows if row["teacher_id"]]
-    assert len({row["teacher_id"] for row in with_teacher}) == 1 and len(with_teacher) == 10 + len(scale.taus)
+    itself = next(row["id"] for row in rows if row["experiment"] == "digits/mobilenetv2-base")
+    taught = [row["teacher_id"] for row in with_teacher]
+    assert len(set(taught)) == 2 and taught.count(itself) == 2 and len(taught) == 12 + len(scale.taus)
 
 
 @pytest.mark.parametrize("seeds", ["0", "-3", "many"])
