@@ -437,8 +437,8 @@ print(f"against chosen on validation: {optimism.points()}")
 
 # %% tags=["hide-input"]
 cost = one.price(intensity)
-energy = "energy not seen" if cost["kwh"] is None else quantity(cost["kwh"], ENERGY) + f" ({cost['how']})"
-print(f"about {duration(cost['seconds'])} of training, {energy}, for each seed")
+energy = "energy not seen" if cost["kwh"] is None else quantity(cost["kwh"], ENERGY)
+print(f"about {duration(cost['seconds'])} of training, {energy}, for each seed, on {made_on([one])}")
 
 # %% [markdown]
 # ## Next
