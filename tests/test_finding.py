@@ -112,6 +112,15 @@ def test_verdicts_are_sentences_computed_from_the_runs(filled):
     assert "mean of all 3 fixed temperatures" in third and "random minus mean +7.00 ± 0.00 points (n = 2)" in third
 
 
+def test_a_rule_in_place_of_the_teacher_is_set_beside_a_random_temperature(filled):
+    assert "smoothing" not in finding.verdicts(), "no row, no claim"
+    name = "digits/mobilenetv2-smoothing"
+    ledger.append([record(name, seed, 0.93 + seed / 100) for seed in (0, 1)] + [record(name, 7, 0.10)])
+    said = next(line for line in finding.verdicts().splitlines() if "smoothing" in line)
+    assert "reached 93.5 % for 1 times the computation" in said
+    assert "random minus label smoothing −2.50" in said and "(n = 2)" in said
+
+
 def test_a_decided_difference_is_not_called_open(tmp_path, monkeypatch):
     monkeypatch.setenv("STKD_LEDGER", str(tmp_path))
     kd = "digits/resnet18-mobilenetv2"

@@ -108,8 +108,23 @@ def verdicts(_executed=None):
     if rest:
         gaps = [_gap(f"minus {way.label.replace('KD, ', 'a fixed ')}", one, way) for way in rest]
         said.append(f"Random {', and '.join(gaps)}.")
+    said += _untaught(one)
     lead, *points = [*said, *_scatter([way for way in compared.values() if way is not grid])]
     return "\n".join([lead, "", *(f"* {point}" for point in points)])
+
+
+def _untaught(one):
+    """A sentence on a student that no teacher taught beside ``one``, in a list; empty where the ledger lacks it."""
+    name, profile = "digits/mobilenetv2-smoothing", "quick"
+    here = [record for record in records() if record["seed"] in one.seeds]
+    rule = recorded(here, experiments.resolve(name, profile), name, profile, "label smoothing", "no KD")
+    if rule is None:
+        return []
+    price = f"{rule.flops() / one.flops():.3g} times the computation"
+    return [
+        f"Label smoothing, a rule in place of the teacher, reached {_percent(rule)} for {price}: "
+        f"{_gap('random minus label smoothing', one, rule)} (chapter 7)."
+    ]
 
 
 def _bought(grid, default):
