@@ -350,7 +350,7 @@ for name, way in ways.items():
 heads = ["way", "who teaches", "τ", "test accuracy, %", "trainings", "computation"]
 table(
     pd.DataFrame(rows, columns=heads),
-    f"Test accuracy after the last epoch, {scale.dataset}, n = {len(seeds)}; computation: whole way, student alone = 1 ×",
+    f"Test accuracy after the last epoch, {scale.dataset}, n = {len(seeds)}; computation: whole way, no KD = 1\u00a0×",
 )
 
 # %% [markdown]

@@ -438,7 +438,7 @@ for way, runs in (("no KD", alone_runs), ("stochastic τ", stochastic_runs)):
     seconds = [run.record["cost"]["train"]["seconds"] for run in runs]
     paid_back(f"{scale.dataset}, this {machine}", way, seconds, saving[scale.dataset], few, f"clock, n = {len(runs)}")
 for way, seconds in full.items():
-    paid_back(f"paper's size, this {machine}", way, [seconds], saving[FULL], views, f"clock, one step; answers n = {saving[FULL].n}")
+    paid_back(f"paper's size, this {machine}", way, [seconds], saving[FULL], views, f"clock, {saving[FULL].n} rounds")
 s, t = macs[FULL]["mobilenetv2"], macs[FULL]["resnet18"]
 counted = views * (3 * s + t)
 paid_back("paper's size, any device", "stochastic τ", [counted], stats.interval([t - s]), views, "counted MACs")
