@@ -309,7 +309,7 @@ if whole:
     plain_val, int8_val = np.transpose(levels)
     lost = stats.interval(plain_val - int8_val)
     test = stats.equivalence(int8_val, plain_val, MARGIN)
-    shown_by_seeds = f"the p of equivalence ([chapter 4](04_stochastic_temperature.ipynb)) is {test.p:.2g}" if lost.sd > 0 else "seeds without spread show nothing"
+    shown_by_seeds = f"the p of equivalence (chapter 4) is {test.p:.2g}" if lost.sd > 0 else "seeds without spread show nothing"
     before = [run.record["result"]["chosen"]["test_accuracy"] for run in stochastic_runs]
     after = [evaluate(int8, dataset.test, dataset)["accuracy"] for int8 in whole]
     told = (
