@@ -226,7 +226,7 @@ table(rows, "Factor of the KL, and soft gradient over hard gradient")
 # Down the temperatures of one $K$, the weight of the KL grows with $\tau^2$, while the balance of the gradients moves far less: keeping it is what $\tau^2$ is for.
 # Down the class counts, the balance falls, because more classes share the belief; under the element mean each value is smaller by a further factor of $K$.
 # A setting in which the teacher leads on ten classes (a ratio above one) can leave it a whisper on two hundred.
-# So weights that were found on one data set do not carry over to another as they are; under the batch mean the balance moves less, and without the reduction they cannot be read at all.
+# So weights that were found on one data set do not carry over to another as they are; under the batch mean the balance moves less, and where the reduction is not stated they mean nothing.
 # From here on this book uses the batch mean.
 #
 # ## 4. Which temperature is best?

@@ -231,7 +231,7 @@ print(f"mAP of the teacher: {100 * area.map50:.1f} % and {100 * eleven.map50:.1f
 # $$L = w_h\,L_\text{class} + L_\text{box} + w_s\,\tau^2 L_\text{soft} + w_b\,L_\text{bound} + w_i\,L_\text{hint}$$
 #
 # The first two learn from the objects, the other three from the teacher.
-# The $w$ are fixed; in this book's experiments all four are equal, and half of the $w_h$ of a student without a teacher, so a distilled student hears the classes of the objects half as loudly beside their boxes.
+# The $w$ are fixed ([the experiments](../book/experiments.md) have them); in this book's all four are equal, and half of the $w_h$ of a student without a teacher, so a distilled student hears the classes of the objects half as loudly beside their boxes.
 # Only one of them has a temperature.
 # The next cell softens the teacher's class probabilities for one prior: of the positive ones that the teacher gets right, the one of median confidence.
 

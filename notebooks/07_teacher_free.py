@@ -397,7 +397,7 @@ table(pd.DataFrame(rows, columns=heads), f"Paired by seed, n = {len(seeds)}; mar
 # How many seeds the ledger has was planned in [chapter 4](04_stochastic_temperature.ipynb) for its own comparison, not for these; its runs were trained at different times, some by other code, and the scatter that this brings is in the intervals.
 # Whether stochastic $\tau$ helps without a teacher can be asked in the same way.
 # Where the fixed $\tau$ lies outside of the range that is drawn from, its level differs as well, and the difference may be owed to that.
-# And whether a rule does what a larger teacher does, at a part of its price: where it is not *worse*, what was gained here is owed to doubt itself, and not to what the teacher knows of an image.
+# And whether a rule does what a larger teacher does, at a part of its price: where it is *equivalent* or *better*, doubt alone reached as much here as what a teacher knows of an image.
 # (That question was asked after the table above had been seen.)
 
 # %% tags=["hide-input"]
