@@ -69,7 +69,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, stats, stored
+from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, quantise, stats, stored
 from stkd_utils.procedures import Procedure, counterparts, differing, verdict
 from stkd_utils.tables import FLOPS, column, table
 from stkd_utils.temperature import IntegerUniform
@@ -174,9 +174,9 @@ Markdown(
 #
 # ## 2. Savings that change nothing, or next to nothing
 #
-# A frozen teacher can be prepared for answering: no graph, batch normalisation folded into the convolution before it, channels stored last, numbers of 16 bits.
-# Folding is exact algebra, up to rounding; 16 bits are not.
-# So the two are looked at apart, on the trained teacher of the earlier chapters.
+# A frozen teacher can be prepared for answering: no graph, batch normalisation folded into the convolution before it, channels stored last, numbers of 16 bits, or whole numbers of 8 ([chapter 8](08_inference_footprint.ipynb) explains those).
+# Folding is exact algebra, up to rounding; fewer bits are not.
+# So they are looked at apart, on the trained teacher of the earlier chapters.
 
 # %%
 pair = experiments.load(f"{scale.dataset}/resnet18-mobilenetv2-kd")
@@ -188,16 +188,21 @@ images = data.normalise(dataset.val.images[:512], dataset.mean, dataset.std)
 with torch.inference_mode():
     plain = trained.model(device=device)(images)
 rows = []
-for precision in ("float32", "bfloat16"):
-    logits = engine.frozen(trained.model(device=device), precision, device)(images)
+kinds = ["float32", "bfloat16"] + (["int8"] if quantise.unable(trained.model(), device) is None else [])
+for precision in kinds:
+    started = time.perf_counter()
+    logits = quantise.frozen(trained.model(device=device), precision, device, dataset)(images)
+    ready = time.perf_counter() - started
     same = (logits.argmax(1) == plain.argmax(1)).float().mean()
     gap = (logits - plain).abs().max() / plain.abs().max()
-    found = {"largest change": f"{gap:.1e}", "same answer": f"{100 * same:.1f} %"}
+    found = {"largest change": f"{gap:.1e}", "same answer": f"{100 * same:.1f} %", "first answers after": f"{ready:.1f} s"}
     rows.append({"prepared, in": precision, **found})
 table(rows, f"Prepared against plain: {len(images)} validation images; change relative to the largest logit")
 
 # %% [markdown]
 # A float32 number has 24 significant bits, a bfloat16 number eight: two to three decimal digits.
+# An int8 number is one of 256 steps, or of 128 on older processors, over a range found with training images; it works for a teacher like ResNet-18, whose maps can stay in 8 bits from layer to layer.
+# To find the range and put the network together anew takes some seconds, before its first answer, and a run pays for them.
 # Whether that matters is not a question of single answers but of what students learn from them, so it needs seeds and an interval, like any other claim; section 7 has them.
 #
 # ## 3. One teacher for a whole grid
@@ -422,7 +427,8 @@ proofs = {  # of each benchmark by the end of its name: what is left of the answ
     "crop, flip, rotation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
     "teacher folded, no graph": ("same logits, up to rounding", "engine"),
     "student channels-last": ("same update, up to rounding", "profiling"),
-    "in low precision": ("rounded more coarsely: see Sixteen bits", "engine"),
+    "in low precision": ("rounded more coarsely: see Fewer bits", "engine"),
+    "teacher in int8": ("rounded more coarsely: see Fewer bits", "quantise"),
     "fused optimiser": ("same update, up to rounding", "profiling"),
     "the product": ("the loop that trains every run", "profiling"),
     "together": ("same students, on a CPU to the last digit", "together"),
@@ -468,13 +474,14 @@ def rungs(timed="cpu", *more):
     for row in steps[steps.name.str.contains(": ")].to_dict("records"):
         student, rung = row["name"].split(": ", 1)
         said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s)"
-        found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "the answer": row["kept"]})
+        bits = str(row.get("teacher", "")).split(",")[0].replace("nan", "")
+        found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "teacher in": bits, "the answer": row["kept"]})
     columns = {name: name for name in ("step", *STUDENTS.values(), *more)}
     whose = " and ".join(sorted({layers[version] for version in steps.reindex(columns=["reference"]).reference.fillna(1)}))
     return recorded(pd.DataFrame(found.values()), f"Times the plain step of {whose} layers (images a second). ", steps, **columns)
 
 
-rungs("cpu", "the answer")
+rungs("cpu", "teacher in", "the answer")
 
 # %% [markdown]
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds.
@@ -486,16 +493,18 @@ rungs("cpu", "the answer")
 every = ledger.benchmarks(newest=False)
 products = every[(every.group == "step") & every.name.str.endswith("the product")]
 products = products.assign(layers=products.get("reference", pd.Series(1.0, products.index)).fillna(1).map(layers))
+products = products.assign(machine=products.machine.str.split(", ").str[0], teacher=products.reindex(columns=["teacher"]).fillna("as the student"))
 rows = []
-for (machine, whose), found in products.groupby([products.machine.str.split(", ").str[0], "layers"], sort=False):
+for (machine, whose, bits), found in products.groupby(["machine", "layers", "teacher"], sort=False):
     ratios = found.groupby(found.name.str.split(":").str[0]).ratio
     reached = {STUDENTS[student]: span(one) for student, one in ratios}
-    rows.append({"machine": machine.replace("(R)", ""), "plain layers": whose, "sessions": ratios.size().max(), **reached})
+    bits = bits.split(",")[0]
+    rows.append({"machine": machine.replace("(R)", ""), "plain layers": whose, "teacher in": bits, "sessions": ratios.size().max(), **reached})
 table(rows, "The product, times the plain step: smallest and largest ratio of a session") if rows else Markdown("")
 
 # %% [markdown]
 # Ratios to a plain step of this book's layers and to one of PyTorch's do not compare.
-# A good part of a CPU's gain is its arithmetic of sixteen bits: the machine without it (*AVX2* names its instructions; older rows do not record them) gained less, and a GPU gains by other means (section 8).
+# A good part of a CPU's gain is its arithmetic of fewer bits: a machine without sixteen (*AVX2* names its instructions; older rows do not record them) gained less until its teacher answered in eight, and a GPU gains by other means (section 8).
 # The plain step here also makes its views image by image, as torchvision's classes do, which the breakdown of section 1 leaves out.
 #
 # ### Around the step
@@ -516,16 +525,19 @@ recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured
 # *Given back* is the same training with two variables in its environment: `MALLOC_MMAP_THRESHOLD_=4194304` returns blocks of 4 MiB and more at once, `THP_MEM_ALLOC_ENABLE=1` fetches them in huge pages.
 # It takes longer, so it is not the default, but a way into a small machine.
 #
-# ### Sixteen bits
+# ### Fewer bits
 #
-# Sixteen bits instead of thirty-two: the same training in both, validation accuracy paired by seed.
-# The book's CIFAR experiments ask for sixteen where the device has them, the digits for thirty-two.
+# Sixteen bits instead of thirty-two, and a teacher that answers in eight: the same training in both, validation accuracy paired by seed.
+# The book's CIFAR experiments ask for sixteen where the device has them; on a processor without, the student keeps thirty-two, and a teacher like ResNet-18 answers in eight.
+# The digits ask for thirty-two for both.
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
-# Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its sixteen bits are a choice and no finding.
-# The distilled student was first compared with 40 seeds, which left it open; their spread asked for 160, and the row has 160 new ones.
+# Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its fewer bits are a choice and no finding.
+# The student that learned in sixteen bits was first compared with 40 seeds, which left it open; their spread asked for 160, and the row has 160 new ones.
+# For the teacher in eight, 160 others were fixed beforehand.
 
 # %% tags=["hide-input"]
-recorded(measured("precision"), name="experiment", n="seeds", note="finding")
+compared = bench[(bench.group == "precision") & (bench.device == "cpu")]
+recorded(compared, name="experiment", n="seeds", note="finding", machine="machine")
 
 # %% [markdown]
 # ### How a step grows
@@ -674,7 +686,7 @@ table(rows, "Random τ against the others, test accuracy of the last epoch, pair
 # ## What we learned
 #
 # * The temperature lives in the loss, which is next to free; the teacher and the student's way there and back are what a step is made of.
-# * On a CPU, sharing the teacher's answers leaves every number as it was. Sixteen bits do not, and need seeds and an interval.
+# * On a CPU, sharing the teacher's answers leaves every number as it was. Fewer bits do not, and need seeds and an interval.
 # * Method, grid and engine save different things, and overlap: who claims a saving should say which one it is.
 # * Less work is a saving only where its verdict is *equivalent* or *better*; the table of section 5 has one for each way.
 #

@@ -77,13 +77,13 @@ def main(arguments=None):
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    from . import carbon, checkpoint, data, experiments, ledger, models, scalars, training
+    from . import carbon, checkpoint, data, experiments, ledger, models, quantise, scalars, training
 
     wrong = (
         experiments.ExperimentError, data.DataError, carbon.IntensityError, ledger.LedgerError, models.WeightsError,
         scalars.TensorBoardMissing,
     )  # fmt: skip
-    failed = (training.Diverged, checkpoint.CheckpointDamaged)
+    failed = (training.Diverged, checkpoint.CheckpointDamaged, quantise.QuantiseError)
     try:
         return asked.call(asked) or 0
     except wrong as error:

@@ -172,7 +172,7 @@ class _Frozen(torch.nn.Module):
     def __init__(self, model, precision, device):
         super().__init__()
         self.precision, self.dtype = precision, getattr(torch, precision)
-        self.network = _folded(copy.deepcopy(model).eval()).requires_grad_(False)
+        self.network = folded(model).requires_grad_(False)
         self.network.to(device, self.dtype, memory_format=torch.channels_last)
 
     def train(self, mode=True):
@@ -185,10 +185,15 @@ class _Frozen(torch.nn.Module):
         return logits.to(torch.float32, copy=True)  # a copy made outside, which a loss may keep for its gradient
 
 
-def _folded(model):
+def folded(model):
+    """A copy of ``model`` in evaluation mode, each batch normalisation folded into the convolution before it.
+
+    Where control flow depends on values, so that it cannot be traced, only a copy.
+    """
+    model = copy.deepcopy(model).eval()
     try:
         return fuse(model, inplace=True)
-    except Exception:  # control flow that depends on values cannot be traced: the network works as it is
+    except Exception:
         return model
 
 

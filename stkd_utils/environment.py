@@ -19,7 +19,7 @@ PACKAGES = (
 NOT_RESULTS = {
     "__main__.py", "notebooks.py", "plots.py", "slider.py", "stats.py", "progress.py", "receipt.py", "ledger.py",
     "ledger_files.py", "procedures.py", "tables.py", "profiling.py", "clock.py",
-    "detection/pictures.py", "scalars.py", "catalogue.py", "inference.py", "quantise.py", "reliability.py",
+    "detection/pictures.py", "scalars.py", "catalogue.py", "inference.py", "reliability.py",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import statistics
 import pandas as pd
 import torch
 
-from . import clock, data, engine, losses, models, temperature
+from . import clock, data, engine, losses, models, quantise, temperature
 from .carbon import Meter
 from .models import layers
 from .objectives import Distillation, Teacher
@@ -26,8 +26,8 @@ class Step:
     student, teacher : names of `stkd_utils.models`.
     classes, size, batch, channels, width : shape of the task (``size`` in pixels) and the width of both networks.
     device : where it runs.
-    precision, teacher_precision : as in `engine.resolve`; None leaves float32 without autocast and the student in
-        PyTorch's own layers, and the teacher unfolded and in the graph, as plain PyTorch does.
+    precision, teacher_precision : as in `engine.resolve` and `quantise.frozen`; None leaves float32 without autocast
+        and the student in PyTorch's own layers, and the teacher unfolded and in the graph, as plain PyTorch does.
     channels_last, fused : memory format of the student, and one kernel per optimiser step.
 
     ``parts`` is a dict by the names in `PARTS`, to be called in that order. Introduced in notebook 09.
@@ -50,7 +50,8 @@ class Step:
             layers.plain(self.student)
         self.teacher = models.build(teacher, classes, seed=1, **shape).to(device).eval()
         if teacher_precision:
-            self.teacher = engine.frozen(self.teacher, teacher_precision, device)
+            images = _random(classes, size, batch, device, channels)
+            self.teacher = quantise.frozen(self.teacher, teacher_precision, device, images)
         self.optimiser = torch.optim.SGD(self.student.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
         pieces = (self._augment, self._ask, self._answer, self._compare, self._backward, self._update)
         self.parts = dict(zip(PARTS, pieces, strict=True))
@@ -98,7 +99,8 @@ class Pass:
     ----------
     student : a name of `stkd_utils.models`; the teacher is a ResNet-18.
     classes, size, batch, width : shape of the task (``size`` in pixels) and the width of all networks.
-    device, precision : where and how it computes; ``precision`` as in `engine.resolve`.
+    device, precision : where and how it computes; ``precision`` as in `engine.resolve`, and `quantise.frozen` for the
+        teacher, which ``teacher_precision`` sets apart.
     dataset : a `data.Dataset` to learn from; None for random images.
     augmentation : how its views are made, a `data.Augmentation`.
 
@@ -107,12 +109,12 @@ class Pass:
 
     def __init__(
         self, student="mobilenetv2", *, students=1, classes=100, size=32, batch=128, width=1.0, device="cpu",
-        precision="auto", dataset=None, augmentation=AUGMENTATION,
+        precision="auto", teacher_precision=None, dataset=None, augmentation=AUGMENTATION,
     ):  # fmt: skip
         self.dataset, self.device, self.batch = dataset or _random(classes, size, batch, device), device, batch
         self.batches = self._batches()
         network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
-        teacher = Teacher(engine.frozen(network, precision, device))
+        teacher = Teacher(quantise.frozen(network, teacher_precision or precision, device, self.dataset))
         self.augmentation = augmentation
         self.trainers = [self._trainer(student, seed, teacher, width, precision) for seed in range(students)]
         self.lanes = engine.Lanes(students, device)
@@ -150,12 +152,12 @@ class Pass:
         advance(self.trainers, batch, [0.01] * len(self.trainers), self.lanes)
 
 
-def _random(classes, size, batch, device):
+def _random(classes, size, batch, device, channels=3):
     """A data set of random images: `BATCHES` batches to train with, and the first of them to judge by."""
     draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (BATCHES * batch, 3, size, size), generator=draw, dtype=torch.uint8)
+    images = torch.randint(0, 256, (BATCHES * batch, channels, size, size), generator=draw, dtype=torch.uint8)
     train = data.Split(images, torch.randint(0, classes, (len(images),), generator=draw)).to(device)
-    first, half = train.take(slice(batch)), torch.full((3,), 0.5, device=device)
+    first, half = train.take(slice(batch)), torch.full((channels,), 0.5, device=device)
     return data.Dataset("random", train, first, first, half, half, tuple(map(str, range(classes))), "")
 
 

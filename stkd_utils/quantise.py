@@ -5,8 +5,9 @@ PyTorch's own place for this is torchao (its "PT2E" flow: export, observe, conve
 output channel, activations with one scale per tensor, found by looking at calibration images.
 
 Two forms come out. The first computes what 8 bits would give with numbers of 32 bits ("reference arithmetic"): it shows
-the accuracy, runs everywhere, and is slower than the network it came from. The second is compiled for the processor and
-really multiplies in 8 bits; it needs a C++ compiler and an x86 processor with Linux. Introduced in notebook 08.
+the accuracy, runs everywhere, and is slower than the network it came from. The second really multiplies in 8 bits, on
+an x86 processor with Linux: compiled for it, which needs a C++ compiler, or put together from PyTorch's own kernels, as
+a frozen teacher is (`frozen`). Introduced in notebook 08.
 """
 
 import copy
@@ -22,9 +23,10 @@ from functools import cache
 import torch
 from torch import nn
 
-from . import data
+from . import data, engine
 from .seeding import generator
 
+PRECISIONS = ("float32", "bfloat16", "int8")  # of a network that only answers
 FAST = ("avx512_vnni", "avx_vnni", "amx_int8")  # processors that add products of 8 bits in 32
 
 
@@ -54,18 +56,14 @@ class Quantised(nn.Module):
 
 
 class Lowered:
-    """A `Quantised` network compiled for one shape of batch: images (N, C, H, W) -> logits (N, classes), any N.
+    """A `Quantised` network made ready for one shape of batch: images (N, C, H, W) -> logits (N, classes), any N.
 
     It computes in whole batches; the last one is filled up with zeros whose answers are dropped.
     """
 
-    how = "int8 kernels, compiled"
-
-    def __init__(self, call, images):
-        self.call, self.shape = call, tuple(images.shape)
+    def __init__(self, call, images, how):
+        self.call, self.shape, self.how = call, tuple(images.shape), how
         self._batch(images)
-        # compiled anew it would compute in 32 bits: an error is better than a slow answer
-        self.call = torch.compiler.set_stance("fail_on_recompile")(call)
 
     def __call__(self, images):
         return torch.cat([self._batch(part) for part in images.split(self.shape[0])])
@@ -88,11 +86,18 @@ def missing():
     return None
 
 
+def no_kernels():
+    """One sentence about why this machine has no fast int8, or None. Introduced in notebook 08."""
+    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
+        return "Fast int8 is for x86 processors with Linux; here it stays in reference arithmetic."
+    return None
+
+
 @cache
 def no_compiler():
     """One sentence about what `lowered` lacks here, or None. Introduced in notebook 08."""
-    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
-        return "Fast int8 is compiled for x86 processors with Linux; here it stays in reference arithmetic."
+    if no_kernels():
+        return no_kernels()
     if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
         return "Fast int8 needs a C++ compiler: install g++, or go on in reference arithmetic."
     return None
@@ -109,13 +114,14 @@ def saturates():
     return not any(able.get(name) for name in FAST)
 
 
-def calibration(dataset, images=256, *, batch_size=64, seed=0):
+def calibration(dataset, images=None, *, batch_size=64, seed=0):
     """Normalised batches, (N, C, H, W) on the CPU, of ``images`` training images of a `data.Dataset`: a list.
 
-    Drawn by ``seed``, without augmentation; validation and test images are never looked at. Raises ValueError when
-    there are not so many. Introduced in notebook 08.
+    Drawn by ``seed``, without augmentation; validation and test images are never looked at. None means 256 images, or
+    all where there are fewer; raises ValueError when there are not so many. Introduced in notebook 08.
     """
     have = len(dataset.train)
+    images = min(256, have) if images is None else images
     if not 1 <= images <= have:
         raise ValueError(f"Calibration takes between 1 and {have} training images; got {images!r}.")
     chosen = torch.randperm(have, generator=generator(seed, "calibration"))[:images].to(dataset.device)
@@ -133,16 +139,20 @@ def static(model, batches, *, bits=None):
     """
     if missing():
         raise QuantiseError(missing())
-    bits = bits or (7 if saturates() else 8)
+    bits = bits or _bits()
     if bits not in (7, 8):
         raise ValueError(f"Activations have 8 bits or 7; got {bits!r}.")
     prepare, convert, quantiser, configuration = _torchao()
     frozen = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
-    with torch.no_grad(), _quietly():
-        observed = prepare(_exported(frozen, batches), quantiser(configuration(reduce_range=bits == 7)))
-        for images in batches:
-            observed(images.cpu())
-        network = convert(observed)
+    exported = _exported(frozen, batches)
+    try:
+        with torch.no_grad(), _quietly():
+            observed = prepare(exported, quantiser(configuration(reduce_range=bits == 7)))
+            for images in batches:
+                observed(images.cpu())
+            network = convert(observed)
+    except Exception as error:
+        raise QuantiseError(f"{type(model).__name__} cannot be quantised by torchao: {_said(error)}.") from error
     return Quantised(_pruned(network), bits)
 
 
@@ -157,10 +167,109 @@ def lowered(quantised, images):
     try:
         # weights must be constants of the program; torch documents this switch, and `options` reach only half of it
         with _quietly(), torch._inductor.config.patch(freezing=True):
-            return Lowered(compiled, images)
+            ready = Lowered(compiled, images, "int8 kernels, compiled")
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise QuantiseError(f"The compiler gave up ({reason}): go on in reference arithmetic.") from error
+        raise QuantiseError(f"The compiler gave up ({_said(error)}): go on in reference arithmetic.") from error
+    # compiled anew it would compute in 32 bits: an error is better than a slow answer
+    ready.call = torch.compiler.set_stance("fail_on_recompile")(compiled)
+    return ready
+
+
+def assembled(quantised, images):
+    """A `Quantised` network of PyTorch's own int8 kernels, for batches shaped as ``images`` (N, C, H, W): a `Lowered`.
+
+    Needs no compiler. Fast where maps stay in 8 bits from layer to layer (`unable` says where they do not). Raises
+    `QuantiseError` on a processor without such kernels. Introduced in notebook 09.
+    """
+    if no_kernels():
+        raise QuantiseError(no_kernels())
+    try:
+        with _quietly():
+            from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+            network = lower_pt2e_quantized_to_x86(quantised.network, (images,))
+            for node in network.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+                node.target = torch.ops.aten.reshape.default  # the kernels' maps are stored channels-last
+            network.recompile()
+            return Lowered(network, images, "int8 kernels")
+    except Exception as error:
+        raise QuantiseError(f"The network cannot be put together from int8 kernels ({_said(error)}).") from error
+
+
+def unable(model, device="cpu"):
+    """One sentence about why `frozen` cannot answer in int8 for ``model`` on ``device``, and fast; or None.
+
+    Between some layers a map has to leave the 8 bits: between convolutions with groups, at concatenations, and at batch
+    normalisations that follow no convolution. Such networks are slower so; and torchao cannot quantise one that calls a
+    layer several times. Introduced in notebook 09.
+    """
+    if torch.device(device).type != "cpu":
+        return "Answers in int8 are for processors; on a GPU set float32 or bfloat16."
+    return missing() or no_kernels() or _leaving(model)
+
+
+def frozen(model, precision, device, dataset):
+    """`engine.frozen` with one more ``precision``: "int8", with ranges found on training images of ``dataset``.
+
+    "auto" is int8, too, on a processor that does not compute in bfloat16, for a ``model`` that is not `unable`. The
+    network is quantised when it is asked for the first time, which takes some seconds and counts as work of whoever
+    asks. Raises ValueError for another ``precision``, and `QuantiseError` for "int8" where it cannot be done.
+    Introduced in notebook 09.
+    """
+    if precision == "auto" and engine.resolve("auto", device) == "float32" and not unable(model, device):
+        precision = "int8"
+    if precision != "int8":
+        return engine.frozen(model, precision, device)
+    if reason := unable(model, device):
+        raise QuantiseError(reason)
+    return _Frozen(model, dataset)
+
+
+class _Frozen(nn.Module):
+    """Images (N, C, H, W) -> logits float32 (N, classes), in int8; see `frozen`."""
+
+    def __init__(self, model, dataset):
+        super().__init__()
+        self.network = copy.deepcopy(model).eval().requires_grad_(False)
+        self.precision = "int8" if _bits() == 8 else "int8, activations of 7 bits"
+        self.dataset, self.program = dataset, None
+
+    def train(self, mode=True):
+        """It stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images):
+        if self.program is None:
+            self.program = assembled(static(self.network, calibration(self.dataset)), images)
+        return self.program(images)
+
+
+def _bits():
+    return 7 if saturates() else 8
+
+
+def _leaving(model):
+    """One sentence about layers of ``model`` that keep its maps from staying in 8 bits; or None."""
+    network, name = engine.folded(model), type(model).__name__
+    if not isinstance(network, torch.fx.GraphModule):
+        return f"{name} cannot be traced, so its maps cannot stay in int8."
+    layers, called = dict(network.named_modules()), set()
+    for node in network.graph.nodes:
+        layer = layers[node.target] if node.op == "call_module" else None
+        if getattr(layer, "groups", 1) > 1:
+            return f"{name} has convolutions with groups, between which maps cannot stay in int8."
+        if isinstance(layer, nn.BatchNorm2d):
+            return f"{name} has batch normalisations that follow no convolution, at which maps cannot stay in int8."
+        if node.target in (torch.cat, "chunk"):
+            return f"{name} has concatenations, at which maps cannot stay in int8."
+        if layer is not None and node.target in called:
+            return f"{name} calls one of its layers several times, which torchao cannot quantise."
+        called.add(node.target)
+    return None
+
+
+def _said(error):
+    return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
 
 
 def _torchao():

@@ -6,6 +6,7 @@ nor a half-written one, nor one of another view can ever be taken for an answer:
 """
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -128,6 +129,8 @@ class StoredTeacher:
             "hardware": torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
         }
+        if precision.startswith("int8"):
+            self.key["torchao"] = importlib.metadata.version("torchao")  # which finds the ranges
         if data_seed is not None:
             self.key |= {"data_seed": data_seed, "epochs": epochs}
         text = json.dumps(self.key, indent=1, sort_keys=True)

@@ -1,12 +1,13 @@
 """Experiments: valid files, errors that name the key, runs that are recorded, reused and equal."""
 
 import copy
+import json
 from contextlib import nullcontext
 
 import pytest
 import torch
 
-from stkd_utils import experiments, ledger, temperature, training
+from stkd_utils import experiments, ledger, quantise, temperature, training
 from stkd_utils.experiments import ExperimentError, methods, settings, tasks, together
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -20,6 +21,7 @@ NAMES_OF = {
     "label-smoothing": ("smoothing",), "dml": ("dml", "dml-stochastic"), "crd": ("crd", "crd-stochastic"),
 }  # fmt: skip
 TINY = {"progress": "none", "train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
+LACKING = quantise.missing() or quantise.no_kernels()
 
 
 @pytest.mark.parametrize("name", experiments.names())
@@ -294,6 +296,34 @@ def test_a_stored_teacher_changes_the_bill_and_nothing_else(tmp_path, views, cap
     assert "Storing" not in capsys.readouterr().out
     experiments.run(STOCHASTIC, 1, runs=tmp_path, **{**options, "progress": "lines", "hard_weight": 0.5})
     assert "Storing the teacher's outputs for 64 images" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(bool(LACKING), reason=str(LACKING))
+def test_a_teacher_in_int8_is_recorded_and_answers_alike_alone_together_and_from_disk(tmp_path):
+    options = {**TINY, "batch_size": 32, "data_seed": 7}
+    exact = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options).record
+    assert "teacher_precision" not in exact["hardware"]
+    options["teacher_precision"] = "int8"
+    alone = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options).record
+    assert alone["hardware"]["teacher_precision"].startswith("int8") and alone["hardware"]["precision"] == "float32"
+    assert alone["history"] != exact["history"] and alone["compute"] == exact["compute"]
+    grid = {"seeds": [1], "tau_high": [20, 10], "together": True, "runs": tmp_path / "together"}
+    both = [run.record for run in experiments.sweep(STOCHASTIC, **grid, **options)]
+    assert both[0]["history"] == alone["history"] != both[1]["history"]
+    kept = experiments.run(STOCHASTIC, 1, runs=tmp_path, stored_teacher=True, **options).record
+    assert kept["history"] == alone["history"]
+    [key] = (tmp_path / "stored").glob("*/key.json")
+    assert set(json.loads(key.read_text())) >= {"torchao", "precision"}
+
+
+def test_a_teacher_that_cannot_answer_in_int8_is_refused_before_the_student_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(quantise, "missing", lambda: "Quantisation needs torchao: run pip install torchao.")
+    with pytest.raises(ExperimentError, match="'teacher_precision' cannot be int8: .* run pip install torchao"):
+        experiments.run(STOCHASTIC, 1, runs=tmp_path, teacher_precision="int8", **TINY)
+    with pytest.raises(
+        ExperimentError, match="'teacher_precision' is \"int4\"; it must be null, .*bfloat16, int8"
+    ):
+        experiments.run(STOCHASTIC, 1, runs=tmp_path, teacher_precision="int4", **TINY)
 
 
 @pytest.mark.parametrize("change, said", [({}, "set rotation_degrees to 0"), ({"batch_size": 20}, "multiple of 32")])

@@ -1,5 +1,6 @@
-"""Static int8: smaller, nearly the same answers, calibrated with training images only; compiled where a compiler is."""
+"""Static int8: smaller, nearly the same answers, ranges from training images only; fast where the processor lets it."""
 
+import re
 import shutil
 import sys
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from stkd_utils import data, inference, models, quantise
+from stkd_utils import data, engine, inference, models, quantise
 
 needs_torchao = pytest.mark.skipif(bool(quantise.missing()), reason=str(quantise.missing()))
+lacking = quantise.missing() or quantise.no_kernels()
+needs_kernels = pytest.mark.skipif(bool(lacking), reason=str(lacking))
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -118,6 +121,7 @@ def test_calibration_shows_training_images_only():
     assert not held(shown) & set.union(*map(held, others))
     again, other = (torch.cat(quantise.calibration(dataset, 100, seed=seed)) for seed in (0, 1))
     assert torch.equal(shown, again) and not torch.equal(shown, other)
+    assert sum(map(len, quantise.calibration(dataset))) == min(256, len(train))
     with pytest.raises(ValueError, match=f"between 1 and {len(train)} training images; got 0"):
         quantise.calibration(dataset, 0)
 
@@ -177,11 +181,131 @@ def test_compiled_int8_multiplies_in_8_bits_and_answers_as_the_reference_does(ca
     assert not recwarn.list and "KernelPreference" not in capfd.readouterr().err
 
 
-@needs_torchao
-@pytest.mark.skipif(bool(quantise.no_compiler()), reason=str(quantise.no_compiler()))
-def test_trap_the_largest_sums_are_not_cut_off():
+@needs_kernels
+@pytest.mark.parametrize("make", ["lowered", "assembled"])
+def test_trap_the_largest_sums_are_not_cut_off(make):
+    if make == "lowered" and quantise.no_compiler():
+        pytest.skip(quantise.no_compiler())
     model = nn.Sequential(nn.Conv2d(64, 8, 1), nn.Flatten())
     nn.init.ones_(model[0].weight)
     images = torch.ones(8, 64, 2, 2)  # every product is the largest that there is
-    lowered = quantise.lowered(quantise.static(model, [images]), images)
-    torch.testing.assert_close(lowered(images), inference.logits(model, images), rtol=0.02, atol=0)
+    fast = getattr(quantise, make)(quantise.static(model, [images]), images)
+    torch.testing.assert_close(fast(images), inference.logits(model, images), rtol=0.02, atol=0)
+
+
+@needs_kernels
+def test_assembled_int8_needs_no_compiler_and_answers_as_the_reference_does(monkeypatch, capfd, recwarn):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    model = small()
+    reference = quantise.static(model, IMAGES.split(20))
+    assembled = quantise.assembled(reference, IMAGES[:16])
+    found = inference.agreement(reference, assembled, IMAGES, batch_size=40)  # 16 + 16 + 8, filled up
+    assert found.images == 40 and found.largest < 0.05 * inference.logits(model, IMAGES).abs().max().item()
+    assert not recwarn.list and not capfd.readouterr().err
+    with torch.profiler.profile() as watched:
+        assembled(IMAGES[:16])
+    done = {event.key: event.count for event in watched.key_averages()}
+    assert sum(count for key, count in done.items() if "onednn::qconv" in key) == 2, done.keys()
+
+
+def test_without_kernels_one_sentence_says_so(monkeypatch):
+    monkeypatch.setattr(quantise.platform, "machine", lambda: "arm64")
+    with pytest.raises(quantise.QuantiseError, match="for x86 processors with Linux"):
+        quantise.assembled(quantise.Quantised(nn.Identity(), 8), IMAGES)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("resnet18", None), ("vgg19bn", None), ("alexnet", None), ("cnn", None),
+        ("resnet50", "calls one of its layers several times"),
+        ("mobilenetv2", "convolutions with groups"), ("resnext29", "convolutions with groups"),
+        ("densenet121", "concatenations|batch normalisations"), ("googlenet", "concatenations"),
+        ("shufflenetv2", "groups|concatenations"), ("wrn16x2", "batch normalisations that follow no convolution"),
+    ],
+)  # fmt: skip
+def test_whether_maps_can_stay_in_8_bits_is_known_before_anything_is_quantised(name, why):
+    said = quantise.unable(models.build(name, 10))
+    assert said is None if why is None else re.search(why, said), said
+    assert "GPU" in quantise.unable(models.build("cnn", 10), "cuda")
+
+
+def test_a_network_that_cannot_be_traced_is_not_quantised_as_a_teacher(monkeypatch):
+    class Twofold(nn.Module):
+        def forward(self, images):
+            return images if images.sum().item() > 0 else -images
+
+    monkeypatch.setattr(quantise, "missing", lambda: None)
+    monkeypatch.setattr(quantise, "no_kernels", lambda: None)
+    assert "Twofold cannot be traced" in quantise.unable(Twofold())
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    model = models.build("resnet18", 10, channels=1, width=0.25, depth=0.5, seed=0)
+    with torch.no_grad():
+        for _ in range(20):
+            model(IMAGES)
+    return model.eval()
+
+
+def images_of(split):
+    half = torch.full((split.images.shape[1],), 0.5)
+    return data.Dataset("random", split, split, split, half, half, tuple("0123456789"), "")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return images_of(data.Split((40 * IMAGES + 128).clamp(0, 255).byte(), torch.arange(40) % 10))
+
+
+@needs_kernels
+def test_a_frozen_teacher_in_int8_answers_nearly_the_same_and_the_same_in_every_batch(teacher, images):
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    shown = torch.cat(quantise.calibration(images))
+    wanted = engine.frozen(teacher, "float32", "cpu")(shown)
+    first, again = (quantise.frozen(teacher, "int8", "cpu", images) for _ in range(2))
+    logits = first(shown[:32])
+    assert (logits - wanted[:32]).pow(2).mean().sqrt() < 0.05 * wanted.std(), "nearly the same"
+    assert not torch.equal(logits, wanted[:32]), "rounded, so not the same digits"
+    assert logits.dtype == torch.float32 and not logits.requires_grad
+    assert torch.equal(first(shown[3:5]), logits[3:5]), "an answer does not depend on the rest of its batch"
+    assert torch.equal(again(shown[:7]), logits[:7]), "nor on when it was prepared, and for which batch"
+    assert torch.equal(first(shown.to(memory_format=torch.channels_last))[:32], logits)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert first.precision == ("int8, activations of 7 bits" if quantise.saturates() else "int8")
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["resnet34", "vgg19bn", "alexnet", "cnn"])
+def test_whatever_is_called_able_can_be_quantised(name):
+    network = models.build(name, 10, width=0.125, depth=0.25, seed=0)
+    split = data.Split(torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8), torch.arange(32) % 10)
+    shown = torch.cat(quantise.calibration(whole := images_of(split)))
+    with torch.no_grad():
+        for _ in range(20):
+            network.train()(shown)
+    wanted, logits = (quantise.frozen(network, kind, "cpu", whole)(shown) for kind in ("float32", "int8"))
+    assert (logits - wanted).pow(2).mean().sqrt() < 0.1 * wanted.std()
+
+
+@needs_kernels
+def test_auto_is_int8_where_neither_the_processor_nor_the_network_stands_against_it(monkeypatch, teacher, images):
+    def auto(model, device="cpu"):
+        return quantise.frozen(model, "auto", device, images).precision
+
+    monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: False)
+    assert auto(teacher).startswith("int8")
+    assert auto(models.build("mobilenetv2", 10, channels=1)) == "float32"
+    monkeypatch.setattr(quantise, "missing", lambda: "Quantisation needs torchao.")
+    assert auto(teacher) == "float32"
+    with pytest.raises(quantise.QuantiseError, match="needs torchao"):
+        quantise.frozen(teacher, "int8", "cpu", images)
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: True)
+    assert auto(teacher) == "bfloat16"
+    with pytest.raises(ValueError, match="Unknown precision 'int4'"):
+        quantise.frozen(teacher, "int4", "cpu", images)
+    with pytest.raises(quantise.QuantiseError, match="MobileNetV2 has convolutions with groups"):
+        quantise.frozen(models.build("mobilenetv2", 10, channels=1), "int8", "cpu", images)

@@ -209,7 +209,7 @@ def test_the_classifier_turns_the_features_of_the_same_pass_into_the_logits(name
 @every_model
 def test_folding_keeps_the_name_of_the_classifier(name):
     model = models.build(name, 7, **SMALL)
-    folded = engine._folded(model.eval())
+    folded = engine.folded(model)
     assert isinstance(folded, torch.fx.GraphModule)
     assert models.classifier(folded) == models.classifier(model)
 

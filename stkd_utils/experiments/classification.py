@@ -5,10 +5,22 @@ from functools import lru_cache, partial
 
 import torch
 
-from .. import compute, contrastive, data, engine, losses, metrics, models, mutual, rectification, teacher_free
+from .. import (
+    compute,
+    contrastive,
+    data,
+    engine,
+    losses,
+    metrics,
+    models,
+    mutual,
+    quantise,
+    rectification,
+    teacher_free,
+)  # fmt: skip
 from ..training import Diverged, evaluate
 from .methods import Method
-from .valid import ExperimentError, count, number, one_of, share, switch, text
+from .valid import ExperimentError, count, number, one_of, or_none, share, switch, text
 
 datasets = data.names
 KEYS = {
@@ -25,7 +37,13 @@ DATASET_KEYS = {
         "image_size": (lambda v: count(v) and v >= 8, "a side in pixels, 8 or more"),
     }
 }
-TAUGHT = {"stored_teacher": (switch, "true or false")}
+TAUGHT = {
+    "stored_teacher": (switch, "true or false"),
+    "teacher_precision": (
+        or_none(one_of(lambda: quantise.PRECISIONS)),
+        "null, for what 'precision' says, or what the teacher answers in",
+    ),
+}
 DEFAULTS = {"stored_teacher": False}
 WEIGHTS = ("hard_weight", "soft_weight")
 REG = ("hard_weight", "reg_weight", "correct_prob")

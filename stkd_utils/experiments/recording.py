@@ -25,6 +25,9 @@ def record(head, trainer, result):
     dataset, fit, policy = trainer.dataset, trainer.fit_state, trainer.objective.policy
     device = dataset.device.type
     how = {"device": device, "threads": torch.get_num_threads(), "precision": trainer.precision}
+    teacher = trainer.objective.teacher
+    if teacher and teacher.network.precision != trainer.precision:
+        how["teacher_precision"] = teacher.network.precision
     return {
         "schema": 1,
         **head,

@@ -48,7 +48,9 @@ POLICY = {"tau_policy": (one_of(temperature.names), "a temperature policy")}
 KEYS = [*COMMON, *TAUGHT, *POLICY, *methods.KEYS, *(k for t in tasks.TASKS.values() for k in t.KEYS | t.TAUGHT)]
 KEYS += [key for task in tasks.TASKS.values() for own in task.DATASET_KEYS.values() for key in own]
 # keys that need not be set: null asks for the same as leaving them out, and a run's settings hold neither
-OPTIONAL = ("compiled", "teacher_stop_after", "train_fraction")
+OPTIONAL = ("compiled", "teacher_precision", "teacher_stop_after", "train_fraction")
+# keys of a teacher whose logits are all that is wanted of it
+ANSWERING = ("stored_teacher", "teacher_precision")
 # what holds where nobody set the key
 DEFAULTS = {
     **dict.fromkeys(LIMITS),
@@ -197,9 +199,14 @@ def _read(settings):
     adam = settings.get("optimiser") == "adam"
     common = [key for key in (*COMMON, *task.KEYS, *tasks.own(settings)) if not (adam and key == "momentum")]
     method = tasks.method(settings)
-    taught = [key for key in (*TAUGHT, *task.TAUGHT) if not (method.features and key == "stored_teacher")]
+    taught = [key for key in (*TAUGHT, *task.TAUGHT) if not (method.features and key in ANSWERING)]
     softened = [*POLICY, *tau_keys(settings)] if method.temperature else []
     return [*common, *(taught if method.teacher else []), *softened, *method.keys, *method.further]
+
+
+def reads(settings, key):
+    """Whether an experiment with these ``settings`` reads the ``key``."""
+    return key in _read(settings)
 
 
 def _reader(key, settings):

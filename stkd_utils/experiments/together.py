@@ -9,7 +9,7 @@ import filelock
 import pandas as pd
 import torch
 
-from .. import carbon, checkpoint, clock, compute, engine, ledger, scalars, stored, temperature
+from .. import carbon, checkpoint, clock, compute, engine, ledger, quantise, scalars, stored, temperature
 from ..progress import Progress, mode
 from ..protocol import Protocol
 from ..training import Diverged, Teacher, Trainer, default_device, train
@@ -104,9 +104,9 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
     augmentation = task.augmentation(asked)
     teacher = None
     if plan.teacher:
-        which = plan.teacher.record["id"], asked["teacher_epoch"], bool(asked.get("stored_teacher"))
+        which = plan.teacher.record["id"], asked["teacher_epoch"], *map(asked.get, settings.ANSWERING)
         if which not in teachers:
-            teachers[which] = _teacher(plan, dataset, augmentation, precision, say)
+            teachers[which] = _teacher(plan, dataset, augmentation, say)
         teacher = teachers[which]
     objective = tasks.method(asked).objective(Parts(asked, model, dataset, plan.seed, teacher, _policy(plan)))
     if asked.get("compiled"):
@@ -145,10 +145,10 @@ def _carry_over(plan):
         os.replace(copy, own)
 
 
-def _teacher(plan, dataset, augmentation, precision, say):
+def _teacher(plan, dataset, augmentation, say):
     """The `Teacher` of a plan, which several students may share; its answers kept on disk if the plan says so."""
     asked, device = plan.asked, default_device()
-    network = engine.frozen(plan.teacher.model(asked["teacher_epoch"], device), precision, device)
+    network = _frozen(plan.teacher.model(asked["teacher_epoch"], device), asked, dataset, device)
     if not asked.get("stored_teacher"):
         if asked.get("compiled"):
             network.network.compile()
@@ -159,10 +159,21 @@ def _teacher(plan, dataset, augmentation, precision, say):
     size = {"batch_size": asked["batch_size"], **per_epoch}
     try:
         say(stored.estimate(len(dataset.train), dataset.classes, augmentation, **size))
-        answers = stored.StoredTeacher(network, plan.runs / "stored", dataset, augmentation, precision, **per_epoch)
+        where = plan.runs / "stored"
+        answers = stored.StoredTeacher(network, where, dataset, augmentation, network.precision, **per_epoch)
     except stored.StoreError as error:
         raise settings.ExperimentError(str(error)) from error
     return Teacher(network, answers)
+
+
+def _frozen(model, asked, dataset, device):
+    """The network of a teacher, made ready to answer: in int8, too, where nothing but its logits is wanted."""
+    if not settings.reads(asked, "teacher_precision"):
+        return engine.frozen(model, asked["precision"], device)
+    try:
+        return quantise.frozen(model, asked.get("teacher_precision") or asked["precision"], device, dataset)
+    except quantise.QuantiseError as error:
+        raise settings.ExperimentError(f"'teacher_precision' cannot be int8: {error}") from error
 
 
 def _start(plan, trainer, say):

@@ -62,6 +62,16 @@ def one_or_more(test):
     return check
 
 
+def or_none(test):
+    """A test for None, or a value that passes ``test``, a `one_of`."""
+
+    def check(value):
+        return value is None or test(value)
+
+    check.names = test.names
+    return check
+
+
 def switch(value):
     """True or False."""
     return isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Whether networks that learn in bfloat16 are as good as in float32: validation accuracy, paired by seed."""
+"""Whether students that learn with fewer bits are as good as in float32: validation accuracy, paired by seed."""
 
 import itertools
 import statistics
@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from stkd_utils import data, experiments, stats
+from stkd_utils import data, experiments, quantise, stats
 from stkd_utils.procedures import MARGIN
 
 SLICE = {"train_limit": 4000, "val_limit": 2500, "test_limit": 100, "epochs": 6, "width": 0.5}
@@ -16,12 +16,36 @@ CASES = {  # seeds and settings; forty seeds had left the third open, and their 
     "digits/resnet18-mobilenetv2-stochastic": (range(240, 400), {}),
     "cifar100/shufflenetv2-base": (range(200, 220), SLICE),
 }
+TEACHERS = {  # as many seeds as showed something for sixteen bits, and others
+    "digits/resnet18-mobilenetv2-stochastic": (range(400, 560), {}),
+    "cifar100/resnet18-mobilenetv2-stochastic": (range(400, 410), SLICE),
+}
+TOGETHER = 20  # students of a pass on a CPU, where they share a teacher
 
 
 @pytest.mark.timeout(14400)
 @pytest.mark.parametrize("name", CASES)
 def test_accuracy_in_bfloat16(add, quick, device, tmp_path, name):
-    profile, (seeds, asked) = ("smoke", ((200, 201), {})) if quick else ("quick", CASES[name])
+    seeds, options = _asked(name, CASES, quick, tmp_path)
+    passes = [[seed] for seed in seeds]
+    if torch.device(device).type == "cuda":  # all seeds in one pass, which a small network leaves room for
+        passes, options["data_seed"] = [seeds], 0
+    _compare(add, quick, name, "precision", ("float32", "bfloat16"), passes, options)
+
+
+@pytest.mark.usefixtures("cpu_only")
+@pytest.mark.timeout(14400)
+@pytest.mark.parametrize("name", TEACHERS)
+def test_accuracy_with_a_teacher_in_int8(add, quick, tmp_path, name):
+    if reason := quantise.missing() or quantise.no_kernels():
+        pytest.skip(reason)
+    seeds, options = _asked(name, TEACHERS, quick, tmp_path)
+    passes = [seeds[start : start + TOGETHER] for start in range(0, len(seeds), TOGETHER)]
+    _compare(add, quick, name, "teacher_precision", ("float32", "int8"), passes, options)
+
+
+def _asked(name, cases, quick, runs):
+    """Seeds, and what `experiments.sweep` takes beside them."""
     if name.startswith("cifar"):
         if quick:
             pytest.skip("the digits show that the harness runs")
@@ -29,22 +53,38 @@ def test_accuracy_in_bfloat16(add, quick, device, tmp_path, name):
             data.read("cifar100")
         except data.DataNotFound as error:
             pytest.skip(str(error))
-    passes = [[seed] for seed in seeds]
-    if torch.device(device).type == "cuda":  # all seeds in one pass, which a small network leaves room for
-        passes, asked = [seeds], asked | {"data_seed": 0}
-    options = {"profile": profile, "runs": tmp_path, "progress": "none", "together": len(passes) == 1, **asked}
-    accuracy, taken = {"float32": [], "bfloat16": []}, {"float32": [], "bfloat16": []}
-    for some, precision in itertools.product(passes, accuracy):  # in turn, so that both meet the same load
-        records = [run.record for run in experiments.sweep(name, seeds=some, precision=precision, **options)]
-        accuracy[precision] += [record["result"]["last"]["val_accuracy"] for record in records]
-        taken[precision] += [record["cost"]["train"]["seconds"] for record in records]
+    profile, (seeds, asked) = ("smoke", ((200, 201), {})) if quick else ("quick", cases[name])
+    return seeds, {"profile": profile, "runs": runs, "progress": "none", **asked}
+
+
+def _compare(add, quick, name, key, values, passes, options):
+    accuracy, taken = {value: [] for value in values}, {value: [] for value in values}
+    for some, value in itertools.product(passes, values):  # in turn, so that both meet the same load
+        own = {**options, key: value}
+        if len(some) > 1:
+            own = {"data_seed": some[0], **own, "together": True}
+        records = [run.record for run in experiments.sweep(name, seeds=some, **own)]
+        accuracy[value] += [record["result"]["last"]["val_accuracy"] for record in records]
+        taken[value] += [record["cost"]["train"]["seconds"] for record in records]
     slow, fast = (statistics.median(seconds) for seconds in taken.values())
-    gap = stats.paired(accuracy["bfloat16"], accuracy["float32"])
-    test = stats.equivalence(accuracy["bfloat16"], accuracy["float32"], MARGIN)
+    plain, low = values
+    gap = stats.paired(accuracy[low], accuracy[plain])
+    test = stats.equivalence(accuracy[low], accuracy[plain], MARGIN)
     said = "equivalent" if test.equivalent else "worse" if gap.high < 0 else "not decided"
+    seeds = list(itertools.chain(*passes))
+    asked = {key: value for key, value in options.items() if key not in ("profile", "runs", "progress")}
     more = {"difference": gap.mean, "low": gap.low, "high": gap.high, "verdict": said, "asked": asked}
-    more |= {"profile": profile, "seeds": list(seeds), "accuracies": accuracy}
-    reached = stats.interval(accuracy["float32"]).percent()
-    note = f"float32 {reached}; bfloat16 minus float32: {gap.points(2)}, {said}; {slow / fast:.2f} times as fast"
-    add(name, "precision", n=len(seeds), median=fast, note=note, **more)
+    more |= {"profile": options["profile"], "seeds": seeds, "accuracies": accuracy}
+    reached = stats.interval(accuracy[plain]).percent()
+    whose = "" if key == "precision" else "a teacher in "
+    note = f"{whose}{plain} {reached}; {whose}{low} minus {whose}{plain}: {gap.points(2)}, {said}"
+    note += f"; {slow / fast:.2f} times as fast" + (f", {len(passes[0])} in a pass" if len(passes[0]) > 1 else "")
+    add(
+        name if key == "precision" else f"{name}, teacher in {low}",
+        "precision",
+        n=len(seeds),
+        median=fast,
+        note=note,
+        **more,
+    )
     assert quick or said != "worse"
