@@ -69,7 +69,8 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from stkd_utils import carbon, compute, data, engine, experiments, ledger, models, plots, profiling, quantise, stats, stored
+from stkd_utils import carbon, compute, data, experiments, ledger, models, plots, profiling, quantise, stats, stored
+from stkd_utils.engine import resolve
 from stkd_utils.procedures import Procedure, counterparts, differing, verdict
 from stkd_utils.tables import FLOPS, column, table
 from stkd_utils.temperature import IntegerUniform
@@ -374,7 +375,7 @@ table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tune
 # Nothing in this table was run to the end; it is a price list. (Section 9 has whole runs, on a GPU.)
 
 # %% tags=["hide-input"]
-precision = engine.resolve("auto", device)
+precision = resolve("auto", device)
 peak = profiling.matmul_peak(precision, device, size=2048 if device == "cpu" else None)
 batches = paper["epochs"] * -(-photos // batch)
 s, t = macs["mobilenetv2"], macs["resnet18"]
