@@ -348,6 +348,7 @@ print(f"this processor cuts off: {quantise.saturates()}")
 # Eight bits exist in two forms.
 # The *reference* form computes in 32 bits what eight would give: it serves to measure accuracy, and is slower than what it came from.
 # The *compiled* form really multiplies bytes, and needs a C++ compiler and an x86 processor.
+# (PyTorch's own kernels for bytes, put together without a compiler, are a third way for networks whose maps can stay in eight bits throughout: not this one, but ResNet-18, whose answers [chapter 9](09_frugal_engine.ipynb) takes from them.)
 # Here is MobileNetV2 at the paper's size, on the CPU; its ranges come from random images, which is enough for a clock.
 
 # %%
@@ -379,7 +380,7 @@ caption = f"MobileNetV2 at the paper's size, CPU, batches of {part}; the folded 
 table(rows, caption) if rows else None
 
 # %% [markdown]
-# A smaller file comes for free; speed comes only with a program for this very processor, and compiling it takes longer than a good many answers.
+# A smaller file comes for free; speed comes, for this network, only with a program for this very processor, and compiling it takes longer than a good many answers.
 # Reference arithmetic that is timed by mistake would say that eight bits are slow, and that is a common mistake.
 # There is a worse one: a compiled network that meets a batch of another shape is compiled anew, in silence, and may then compute in 32 bits; this book's raises an error.
 # Compiled and reference form are equally far from the 32 bits: if they were not, the processor would have cut something off.
@@ -503,7 +504,7 @@ _ = figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lo
 #
 # * A count of MACs is a promise. How much of it is kept depends on batch, layers and device, so a time names all of them.
 # * A conversion is accepted by a rule stated before; that it does no harm is shown by more: logits equal to the last digits, or accuracies equivalent over seeds.
-# * Eight bits make the file smaller anywhere, and the answers faster only when they are compiled for the processor.
+# * Eight bits make the file smaller anywhere, and MobileNetV2's answers faster only when they are compiled for the processor.
 # * A training is paid back after a number of answers, in which modelled watts cancel. A grid multiplies that number by its points; a student that is not faster never gets there.
 #
 # ## What would change our mind

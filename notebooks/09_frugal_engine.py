@@ -475,7 +475,7 @@ def rungs(timed="cpu", *more):
     for row in steps[steps.name.str.contains(": ")].to_dict("records"):
         student, rung = row["name"].split(": ", 1)
         said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s)"
-        bits = str(row.get("teacher", "")).split(",")[0].replace("nan", "")
+        bits = None if pd.isna(row.get("teacher")) else row["teacher"].split(",")[0]
         found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "teacher in": bits, "the answer": row["kept"]})
     columns = {name: name for name in ("step", *STUDENTS.values(), *more)}
     whose = " and ".join(sorted({layers[version] for version in steps.reindex(columns=["reference"]).reference.fillna(1)}))
@@ -534,7 +534,7 @@ recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its fewer bits are a choice and no finding.
 # The student that learned in sixteen bits was first compared with 40 seeds, which left it open; their spread asked for 160, and the row has 160 new ones.
-# For the teacher in eight, 160 others were fixed beforehand.
+# For the teacher in eight, 160 others were fixed beforehand; each twenty of them share one pass, with its batches and views, and one teacher is behind all, so the interval leaves out what other teachers would change.
 
 # %% tags=["hide-input"]
 compared = bench[(bench.group == "precision") & (bench.device == "cpu")]

@@ -50,7 +50,7 @@ class Step:
             layers.plain(self.student)
         self.teacher = models.build(teacher, classes, seed=1, **shape).to(device).eval()
         if teacher_precision:
-            images = _random(classes, size, batch, device, channels)
+            images = _random(classes, size, 2, device, channels)  # enough to find ranges for a clock
             self.teacher = quantise.frozen(self.teacher, teacher_precision, device, images)
         self.optimiser = torch.optim.SGD(self.student.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
         pieces = (self._augment, self._ask, self._answer, self._compare, self._backward, self._update)
@@ -114,7 +114,8 @@ class Pass:
         self.dataset, self.device, self.batch = dataset or _random(classes, size, batch, device), device, batch
         self.batches = self._batches()
         network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
-        teacher = Teacher(quantise.frozen(network, teacher_precision or precision, device, self.dataset))
+        shown = dataset or _random(classes, size, 2, device)  # enough to find ranges for a clock
+        teacher = Teacher(quantise.frozen(network, teacher_precision or precision, device, shown))
         self.augmentation = augmentation
         self.trainers = [self._trainer(student, seed, teacher, width, precision) for seed in range(students)]
         self.lanes = engine.Lanes(students, device)

@@ -12,6 +12,7 @@ a frozen teacher is (`frozen`). Introduced in notebook 08.
 
 import copy
 import logging
+import operator
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from . import data, engine
@@ -87,9 +89,9 @@ def missing():
 
 
 def no_kernels():
-    """One sentence about why this machine has no fast int8, or None. Introduced in notebook 08."""
+    """One sentence about why this machine has no fast int8, or None. Introduced in notebook 09."""
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
-        return "Fast int8 is for x86 processors with Linux; here it stays in reference arithmetic."
+        return "Fast int8 is for x86 processors with Linux."
     return None
 
 
@@ -97,7 +99,7 @@ def no_kernels():
 def no_compiler():
     """One sentence about what `lowered` lacks here, or None. Introduced in notebook 08."""
     if no_kernels():
-        return no_kernels()
+        return f"{no_kernels()} Here it stays in reference arithmetic."
     if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
         return "Fast int8 needs a C++ compiler: install g++, or go on in reference arithmetic."
     return None
@@ -146,7 +148,8 @@ def static(model, batches, *, bits=None):
     frozen = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
     exported = _exported(frozen, batches)
     try:
-        with torch.no_grad(), _quietly():
+        # its own random numbers: somebody who trains by hand draws the same ones with and without it
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _quietly():
             observed = prepare(exported, quantiser(configuration(reduce_range=bits == 7)))
             for images in batches:
                 observed(images.cpu())
@@ -199,33 +202,44 @@ def assembled(quantised, images):
 def unable(model, device="cpu"):
     """One sentence about why `frozen` cannot answer in int8 for ``model`` on ``device``, and fast; or None.
 
-    Between some layers a map has to leave the 8 bits: between convolutions with groups, at concatenations, and at batch
-    normalisations that follow no convolution. Such networks are slower so; and torchao cannot quantise one that calls a
-    layer several times. Introduced in notebook 09.
+    Only networks of such layers are able to as were tried: convolutions without groups, each activated before anything
+    pools its map, ReLU, sums, pooling, flattening and linear layers, and batch normalisations that fold into what is
+    before them. Elsewhere maps leave the 8 bits between layers, which is slower, or torchao gives up. Introduced in
+    notebook 09.
     """
     if torch.device(device).type != "cpu":
         return "Answers in int8 are for processors; on a GPU set float32 or bfloat16."
-    return missing() or no_kernels() or _leaving(model)
+    return missing() or no_kernels() or _untried(model)
+
+
+def resolve(model, precision, device):
+    """What ``precision`` means for a frozen ``model`` on ``device``: "float32", "bfloat16" or "int8".
+
+    "auto" is what `engine.resolve` says, or int8 on a processor without bfloat16, for a model that is not `unable`.
+    Raises ValueError for an unknown ``precision``. Introduced in notebook 09.
+    """
+    if precision == "int8":
+        return precision
+    found = engine.resolve(precision, device)
+    return "int8" if (precision, found) == ("auto", "float32") and not unable(model, device) else found
 
 
 def frozen(model, precision, device, dataset):
     """`engine.frozen` with one more ``precision``: "int8", with ranges found on training images of ``dataset``.
 
-    "auto" is int8, too, on a processor that does not compute in bfloat16, for a ``model`` that is not `unable`. The
-    network is quantised when it is asked for the first time, which takes some seconds and counts as work of whoever
-    asks. Raises ValueError for another ``precision``, and `QuantiseError` for "int8" where it cannot be done.
-    Introduced in notebook 09.
+    ``precision`` as in `resolve`. The network is quantised when it is asked for the first time, which takes 10 seconds
+    or more and counts as work of whoever asks. Raises ValueError as `resolve`, and `QuantiseError` for "int8" where
+    ``model`` is `unable`. Introduced in notebook 09.
     """
-    if precision == "auto" and engine.resolve("auto", device) == "float32" and not unable(model, device):
-        precision = "int8"
+    precision = resolve(model, precision, device)
     if precision != "int8":
         return engine.frozen(model, precision, device)
     if reason := unable(model, device):
         raise QuantiseError(reason)
-    return _Frozen(model, dataset)
+    return _Answering(model, dataset)
 
 
-class _Frozen(nn.Module):
+class _Answering(nn.Module):
     """Images (N, C, H, W) -> logits float32 (N, classes), in int8; see `frozen`."""
 
     def __init__(self, model, dataset):
@@ -248,22 +262,34 @@ def _bits():
     return 7 if saturates() else 8
 
 
-def _leaving(model):
-    """One sentence about layers of ``model`` that keep its maps from staying in 8 bits; or None."""
+TRIED = (
+    nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Dropout,
+    operator.add, operator.iadd, torch.add, F.relu, torch.relu, torch.flatten, "mean", "flatten",
+)  # fmt: skip
+
+
+def _untried(model):
+    """One sentence about what in ``model`` is not known to stay in 8 bits; or None."""
     network, name = engine.folded(model), type(model).__name__
     if not isinstance(network, torch.fx.GraphModule):
         return f"{name} cannot be traced, so its maps cannot stay in int8."
     layers, called = dict(network.named_modules()), set()
     for node in network.graph.nodes:
         layer = layers[node.target] if node.op == "call_module" else None
-        if getattr(layer, "groups", 1) > 1:
-            return f"{name} has convolutions with groups, between which maps cannot stay in int8."
-        if isinstance(layer, nn.BatchNorm2d):
-            return f"{name} has batch normalisations that follow no convolution, at which maps cannot stay in int8."
-        if node.target in (torch.cat, "chunk"):
-            return f"{name} has concatenations, at which maps cannot stay in int8."
+        what = type(layer) if layer is not None else node.target
+        said = getattr(what, "__name__", what)
+        if node.op in ("placeholder", "output"):
+            continue
+        if what not in TRIED or node.op == "get_attr":
+            return f"{name} has layers at which maps cannot stay in int8: {said}."
+        if getattr(layer, "groups", 1) > 1 or isinstance(getattr(layer, "padding", 0), str):
+            return f"{name} has convolutions with groups or named padding, between which maps cannot stay in int8."
+        if "Pool" in str(said) and any(type(layers.get(before.target)) is nn.Conv2d for before in node.all_input_nodes):
+            return f"{name} pools maps before they are activated, which keeps them from staying in int8."
         if layer is not None and node.target in called:
             return f"{name} calls one of its layers several times, which torchao cannot quantise."
+        if len(node.all_input_nodes) < (2 if "add" in str(said) else 1):
+            return f"{name} adds a map to itself or to a number, which torchao cannot quantise."
         called.add(node.target)
     return None
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from stkd_utils import experiments, ledger, quantise, temperature, training
+from stkd_utils import engine, experiments, ledger, quantise, temperature, training
 from stkd_utils.experiments import ExperimentError, methods, settings, tasks, together
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -306,14 +306,30 @@ def test_a_teacher_in_int8_is_recorded_and_answers_alike_alone_together_and_from
     options["teacher_precision"] = "int8"
     alone = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options).record
     assert alone["hardware"]["teacher_precision"].startswith("int8") and alone["hardware"]["precision"] == "float32"
-    assert alone["history"] != exact["history"] and alone["compute"] == exact["compute"]
-    grid = {"seeds": [1], "tau_high": [20, 10], "together": True, "runs": tmp_path / "together"}
-    both = [run.record for run in experiments.sweep(STOCHASTIC, **grid, **options)]
-    assert both[0]["history"] == alone["history"] != both[1]["history"]
+    assert alone["history"] != exact["history"]
+    grid = {**options, "teacher_precision": ["int8", "float32"], "tau_high": [20, 10]}
+    runs = experiments.sweep(STOCHASTIC, seeds=[1], together=True, runs=tmp_path / "together", **grid)
+    of = {(run.record["asked"]["teacher_precision"], run.record["asked"]["tau_high"]): run.record for run in runs}
+    assert of["int8", 20]["history"] == alone["history"] != of["int8", 10]["history"]
+    assert of["float32", 20]["history"] == exact["history"], "each student has the teacher that it asked for"
     kept = experiments.run(STOCHASTIC, 1, runs=tmp_path, stored_teacher=True, **options).record
     assert kept["history"] == alone["history"]
     [key] = (tmp_path / "stored").glob("*/key.json")
     assert set(json.loads(key.read_text())) >= {"torchao", "precision"}
+
+
+def test_a_teacher_whose_features_are_wanted_answers_in_float32_and_shares_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: False)
+    asked = {"data_seed": 7, "precision": "auto", **TINY}
+    name = STOCHASTIC.replace("stochastic", "crd")
+    assert "teacher_precision" not in experiments.run(name, 1, runs=tmp_path, **asked).record["hardware"]
+    monkeypatch.setattr(quantise, "missing", lambda: "Quantisation needs torchao.")
+    made, real = [], together._teacher
+    monkeypatch.setattr(together, "_teacher", lambda *given: made.append(given) or real(*given))
+    tiny = {key: value for key, value in asked.items() if key != "progress"}
+    both = [(each, 1, tiny | {"epochs": 2}) for each in (name, STOCHASTIC)]
+    experiments.side_by_side(both, runs=tmp_path, progress="none")
+    assert len(made) == 1, "two students of one pass asked two copies of one teacher"
 
 
 def test_a_teacher_that_cannot_answer_in_int8_is_refused_before_the_student_learns(tmp_path, monkeypatch):

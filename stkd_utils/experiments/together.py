@@ -104,9 +104,14 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
     augmentation = task.augmentation(asked)
     teacher = None
     if plan.teacher:
-        which = plan.teacher.record["id"], asked["teacher_epoch"], *map(asked.get, settings.ANSWERING)
+        network, answers = plan.teacher.model(asked["teacher_epoch"], device), asked["precision"]
+        if settings.reads(asked, "teacher_precision"):  # nothing but its logits is wanted
+            answers = quantise.resolve(network, asked.get("teacher_precision") or answers, device)
+        else:
+            answers = engine.resolve(answers, device)
+        which = plan.teacher.record["id"], asked["teacher_epoch"], bool(asked.get("stored_teacher")), answers
         if which not in teachers:
-            teachers[which] = _teacher(plan, dataset, augmentation, say)
+            teachers[which] = _teacher(plan, network, answers, dataset, augmentation, say)
         teacher = teachers[which]
     objective = tasks.method(asked).objective(Parts(asked, model, dataset, plan.seed, teacher, _policy(plan)))
     if asked.get("compiled"):
@@ -145,12 +150,17 @@ def _carry_over(plan):
         os.replace(copy, own)
 
 
-def _teacher(plan, dataset, augmentation, say):
+def _teacher(plan, network, precision, dataset, augmentation, say):
     """The `Teacher` of a plan, which several students may share; its answers kept on disk if the plan says so."""
-    asked, device = plan.asked, default_device()
-    network = _frozen(plan.teacher.model(asked["teacher_epoch"], device), asked, dataset, device)
+    asked = plan.asked
+    try:
+        network = quantise.frozen(network, precision, default_device(), dataset)
+    except quantise.QuantiseError as error:
+        raise settings.ExperimentError(f"'teacher_precision' cannot be int8: {error}") from error
+    if precision == "int8":
+        say(f"The teacher answers in {network.precision}, and is prepared for it before its first batch.")
     if not asked.get("stored_teacher"):
-        if asked.get("compiled"):
+        if asked.get("compiled") and precision != "int8":
             network.network.compile()
         return Teacher(network)
     per_epoch = {"epochs": asked["epochs"]}
@@ -164,16 +174,6 @@ def _teacher(plan, dataset, augmentation, say):
     except stored.StoreError as error:
         raise settings.ExperimentError(str(error)) from error
     return Teacher(network, answers)
-
-
-def _frozen(model, asked, dataset, device):
-    """The network of a teacher, made ready to answer: in int8, too, where nothing but its logits is wanted."""
-    if not settings.reads(asked, "teacher_precision"):
-        return engine.frozen(model, asked["precision"], device)
-    try:
-        return quantise.frozen(model, asked.get("teacher_precision") or asked["precision"], device, dataset)
-    except quantise.QuantiseError as error:
-        raise settings.ExperimentError(f"'teacher_precision' cannot be int8: {error}") from error
 
 
 def _start(plan, trainer, say):

@@ -54,7 +54,9 @@ def test_product(race, shape, student, device):
     floor = GPU_FLOOR if on_gpu(device) else FLOORS[student] if low else None
     product = profiling.Pass(student, **shape)
     name, plain = f"{student}: the product", naive.Step(student, **shape)
-    more = {"rounds": 15, "teacher": product.trainers[0].objective.teacher.network.precision}
+    first = harness.seconds(product, device)  # with all that has to be prepared
+    teacher = product.trainers[0].objective.teacher.network.precision
+    more = {"rounds": 15, "teacher": teacher, "first_seconds": first, "note": f"the first one {first:.1f} s"}
     race(name, "step", product, plain, images=images, floor=floor, **more)  # a busy neighbour moves few rounds a lot
 
 
