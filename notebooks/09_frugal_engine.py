@@ -519,12 +519,14 @@ display(recorded(measured("pipeline|evaluation|checkpoint|sweep"), group="what",
 passes = measured("sweep")
 passes = passes[passes.name.str.endswith(" together")].dropna(subset=passes.columns.intersection(["flop_ratio"]))
 display(Markdown("; ".join(f"{row['name']} take {1 / row.ratio:.2f} of the time of separate passes, with {1 / row.flop_ratio:.2f} of their FLOPs" for _, row in passes.iterrows()) + "." if len(passes) else ""))
-recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured")
+memory = bench[(bench.group == "memory") & (bench.device == "cpu")]
+recorded(pd.concat([measured("peak"), memory]), group="what", name="of", n="n", note="measured", machine="machine")
 
 # %% [markdown]
 # Much of a float32 peak is memory that is free already: on Linux the allocator keeps it at hand for the next step.
 # *Given back* is the same training with two variables in its environment: `MALLOC_MMAP_THRESHOLD_=4194304` returns blocks of 4 MiB and more at once, `THP_MEM_ALLOC_ENABLE=1` fetches them in huge pages.
 # It takes longer, so it is not the default, but a way into a small machine.
+# A teacher in eight bits takes memory, too, for the packages that prepare it: `--set teacher_precision=float32` does without.
 #
 # ### Fewer bits
 #
@@ -534,6 +536,7 @@ recorded(measured("peak|memory"), group="what", name="of", n="n", note="measured
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its fewer bits are a choice and no finding.
 # The student that learned in sixteen bits was first compared with 40 seeds, which left it open; their spread asked for 160, and the row has 160 new ones.
+# On runs as short as the digits, preparing a teacher in eight bits takes longer than its answers save; the longer the run, the less that weighs.
 # For the teacher in eight, 160 others were fixed beforehand; each twenty of them share one pass, with its batches and views, and one teacher is behind all, so the interval leaves out what other teachers would change.
 
 # %% tags=["hide-input"]
