@@ -8,7 +8,7 @@ import harness
 import pytest
 import torch
 
-from stkd_utils import profiling
+from stkd_utils import profiling, quantise
 from stkd_utils.clock import wait
 
 ROWS = pytest.StashKey()
@@ -65,6 +65,13 @@ def cpu_only(device):
 def shape(quick, device):
     """Sizes of networks and batch, and the device."""
     return (SMALL if quick else {}) | {"device": device}
+
+
+@pytest.fixture(autouse=True)
+def prepared(request, quick, monkeypatch):
+    """To show that all runs, it is enough that some benchmarks prepare a teacher in int8, which takes seconds."""
+    if quick and not request.node.name.startswith(("test_product", "test_accuracy_with_a_teacher")):
+        monkeypatch.setattr(quantise, "missing", lambda: "A quick try does without int8.")
 
 
 @pytest.fixture
