@@ -144,7 +144,7 @@ def static(model, batches, *, bits=None):
     bits = bits or _bits()
     if bits not in (7, 8):
         raise ValueError(f"Activations have 8 bits or 7; got {bits!r}.")
-    prepare, convert, quantiser, configuration = _torchao()
+    prepare, convert, quantiser, configuration, _ = _torchao()
     frozen = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
     exported = _exported(frozen, batches)
     try:
@@ -188,9 +188,8 @@ def assembled(quantised, images):
         raise QuantiseError(no_kernels())
     try:
         with _quietly():
-            from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
-
-            network = lower_pt2e_quantized_to_x86(quantised.network, (images,))
+            *_, lower = _torchao()
+            network = lower(quantised.network, (images,))
             for node in network.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
                 node.target = torch.ops.aten.reshape.default  # the kernels' maps are stored channels-last
             network.recompile()
@@ -254,7 +253,10 @@ class _Answering(nn.Module):
 
     def forward(self, images):
         if self.program is None:
-            self.program = assembled(static(self.network, calibration(self.dataset)), images)
+            try:
+                self.program = assembled(static(self.network, calibration(self.dataset)), images)
+            except QuantiseError as error:
+                raise QuantiseError(f"{error} Set teacher_precision to float32.") from error
         return self.program(images)
 
 
@@ -300,13 +302,15 @@ def _said(error):
 
 def _torchao():
     with _quietly():
+        from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     def quantiser(configuration):
         return x86.X86InductorQuantizer().set_global(configuration)
 
-    return prepare_pt2e, convert_pt2e, quantiser, x86.get_default_x86_inductor_quantization_config
+    configuration = x86.get_default_x86_inductor_quantization_config
+    return prepare_pt2e, convert_pt2e, quantiser, configuration, lower_pt2e_quantized_to_x86
 
 
 def _exported(model, batches):

@@ -305,6 +305,17 @@ def test_a_frozen_teacher_in_int8_answers_nearly_the_same_and_the_same_in_every_
 
 
 @needs_kernels
+def test_a_teacher_that_cannot_be_prepared_after_all_says_the_way_out(monkeypatch, teacher, images):
+    def fail(*_):
+        raise RuntimeError("No such kernel\nhere")
+
+    found = quantise._torchao()
+    monkeypatch.setattr(quantise, "_torchao", lambda: (*found[:-1], fail))
+    with pytest.raises(quantise.QuantiseError, match=r"\(No such kernel\)\. Set teacher_precision to float32\."):
+        quantise.frozen(teacher, "int8", "cpu", images)(torch.cat(quantise.calibration(images)))
+
+
+@needs_kernels
 @pytest.mark.parametrize("name", ["resnet34", "vgg19bn", "alexnet"])
 def test_whatever_is_called_able_can_be_quantised(name):
     network = models.build(name, 10, width=0.125, depth=0.25, seed=0)
