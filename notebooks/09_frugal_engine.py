@@ -189,15 +189,15 @@ images = data.normalise(dataset.val.images[:512], dataset.mean, dataset.std)
 with torch.inference_mode():
     plain = trained.model(device=device)(images)
 rows = []
-kinds = ["float32", "bfloat16"] + (["int8"] if quantise.unable(trained.model(), device) is None else [])
-for precision in kinds:
+able = quantise.unable(trained.model(), device) is None
+for precision in ("float32", "bfloat16", "int8") if able else ("float32", "bfloat16"):
     started = time.perf_counter()
     logits = quantise.frozen(trained.model(device=device), precision, device, dataset)(images)
     ready = time.perf_counter() - started
     same = (logits.argmax(1) == plain.argmax(1)).float().mean()
     gap = (logits - plain).abs().max() / plain.abs().max()
-    found = {"largest change": f"{gap:.1e}", "same answer": f"{100 * same:.1f} %", "first answers after": f"{ready:.1f} s"}
-    rows.append({"prepared, in": precision, **found})
+    found = {"largest change": f"{gap:.1e}", "same answer": f"{100 * same:.1f} %"}
+    rows.append({"prepared, in": precision, **found, "first answers after": f"{ready:.1f} s"})
 table(rows, f"Prepared against plain: {len(images)} validation images; change relative to the largest logit")
 
 # %% [markdown]
@@ -536,8 +536,9 @@ recorded(pd.concat([measured("peak"), memory]), group="what", name="of", n="n", 
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its fewer bits are a choice and no finding.
 # The student that learned in sixteen bits was first compared with 40 seeds, which left it open; their spread asked for 160, and the row has 160 new ones.
-# On runs as short as the digits, preparing a teacher in eight bits takes longer than its answers save; the longer the run, the less that weighs.
+#
 # For the teacher in eight, 160 others were fixed beforehand; each twenty of them share one pass, with its batches and views, and one teacher is behind all, so the interval leaves out what other teachers would change.
+# On runs as short as the digits', preparing it takes longer than its answers save; the longer the run, the less that weighs.
 
 # %% tags=["hide-input"]
 compared = bench[(bench.group == "precision") & (bench.device == "cpu")]
