@@ -33,7 +33,7 @@ def on_gpu(device):
 def _no_rung(device):
     """Why there is nothing to see in a teacher that is asked for in int8; None where there is."""
     teacher = models.build("resnet18", 100)
-    same = "the default is int8 here" if engine.resolve("auto", device) == "float32" else None
+    same = "the default is int8 here" if quantise.resolve(teacher, "auto", device) == "int8" else None
     return quantise.unable(teacher, device) or same
 
 
