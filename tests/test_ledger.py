@@ -1,7 +1,10 @@
 """Records in the ledger: what it accepts, and what it survives."""
 
+import copy
+import functools
 import json
 import math
+import operator
 import subprocess
 import sys
 
@@ -129,6 +132,30 @@ def test_every_field_is_needed(here, field):
     incomplete = {key: value for key, value in RECORD.items() if key != field}
     with pytest.raises(LedgerError, match=f"'{field}' is a required property"):
         ledger.append([incomplete])
+
+
+def places(row, path=()):
+    """Paths of all values inside ``row``."""
+    inside = row.items() if isinstance(row, dict) else enumerate(row) if isinstance(row, list) else ()
+    for key, value in inside:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+STRAY = (None, True, -1, 0, 1.0, 0.5, math.nan, math.inf, 1e300, "", "x\n", "measured", "not seen", [], [1], {"a": 1})
+
+
+@pytest.mark.parametrize("value", [*STRAY, "nothing at all"], ids=repr)
+def test_the_quick_validator_lets_nothing_through_that_the_thorough_one_refuses(value):
+    for *path, last in places(RECORD):
+        changed = copy.deepcopy(RECORD)
+        inside = functools.reduce(operator.getitem, path, changed)
+        if value == "nothing at all":
+            del inside[last]
+        else:
+            inside[last] = value
+        thorough = ledger_files._validator("record").is_valid(changed)
+        assert ledger_files._passes(changed, "record") == thorough, f"{path}, {last}"
 
 
 def test_what_is_not_an_object_is_refused(here):
