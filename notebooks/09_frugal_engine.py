@@ -69,7 +69,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from stkd_utils import carbon, compute, data, experiments, ledger, models, plots, profiling, quantise, stats, stored
+from stkd_utils import answering, carbon, compute, data, experiments, ledger, models, plots, profiling, stats, stored
 from stkd_utils.engine import resolve
 from stkd_utils.procedures import Procedure, counterparts, differing, verdict
 from stkd_utils.tables import FLOPS, column, table
@@ -189,10 +189,10 @@ images = data.normalise(dataset.val.images[:512], dataset.mean, dataset.std)
 with torch.inference_mode():
     plain = trained.model(device=device)(images)
 rows = []
-able = quantise.unable(trained.model(), device) is None
+able = answering.unable(trained.model(), device) is None
 for precision in ("float32", "bfloat16", "int8") if able else ("float32", "bfloat16"):
     started = time.perf_counter()
-    logits = quantise.frozen(trained.model(device=device), precision, device, dataset)(images)
+    logits = answering.frozen(trained.model(device=device), precision, device, dataset)(images)
     ready = time.perf_counter() - started
     same = (logits.argmax(1) == plain.argmax(1)).float().mean()
     gap = (logits - plain).abs().max() / plain.abs().max()
@@ -429,7 +429,7 @@ proofs = {  # of each benchmark by the end of its name: what is left of the answ
     "teacher folded, no graph": ("same logits, up to rounding", "engine"),
     "student channels-last": ("same update, up to rounding", "profiling"),
     "in low precision": ("rounded more coarsely: see Fewer bits", "engine"),
-    "teacher in int8": ("rounded more coarsely: see Fewer bits", "quantise"),
+    "teacher in int8": ("rounded more coarsely: see Fewer bits", "answering"),
     "fused optimiser": ("same update, up to rounding", "profiling"),
     "the product": ("the loop that trains every run", "profiling"),
     "together": ("same students, on a CPU to the last digit", "together"),

@@ -6,7 +6,8 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
 * networks: `models`; `compute` counts what they cost, `quantise` and `inference` what using them costs
 * losses, pure functions: `losses`, `teacher_free`, `rectification`; of `temperature` their tau
 * one step: `objectives` (what a student learns from a batch; those with modules of their own: `contrastive`,
-  `mutual`), `engine` (how fast), `stored` (answers kept on disk)
+  `mutual`), `engine` (how fast), `answering` (in how many bits a teacher does), `stored` (answers kept on
+  disk)
 * a training, with its `protocol`, `validation`, `metrics`, `checkpoint`, `seeding`, `sharing`, `progress`,
   `scalars`; `profiling` stands on it and says where the time goes
 * time and energy: `clock`, `carbon` (the meter), `hardware`, `counters`, `intensities`, `receipt`

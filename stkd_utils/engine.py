@@ -1,4 +1,4 @@
-"""How fast arithmetic is done: the precision of a device, and a teacher made ready to answer quickly."""
+"""How fast arithmetic is done: the precision of a device, a teacher made ready to answer, a GPU's recorded kernels."""
 
 import copy
 import re
@@ -82,7 +82,7 @@ def frozen(model, precision, device):
 
     Evaluation mode, no gradients, on ``device``, in ``precision`` and channels-last; every batch normalisation that
     follows a convolution is folded into its weights where the network can be traced. ``model`` stays as it is. Raises
-    ValueError as `resolve`. (`quantise.frozen` knows 8 bits, too.) Introduced in notebook 09.
+    ValueError as `resolve`. (`answering.frozen` knows 8 bits, too.) Introduced in notebook 09.
     """
     return _Frozen(model, resolve(precision, device), device)
 

@@ -6,7 +6,7 @@ import statistics
 import pandas as pd
 import torch
 
-from . import clock, data, engine, losses, models, quantise, temperature
+from . import answering, clock, data, engine, losses, models, temperature
 from .carbon import Meter
 from .models import layers
 from .objectives import Distillation, Teacher
@@ -26,7 +26,7 @@ class Step:
     student, teacher : names of `stkd_utils.models`.
     classes, size, batch, channels, width : shape of the task (``size`` in pixels) and the width of both networks.
     device : where it runs.
-    precision, teacher_precision : as in `engine.resolve` and `quantise.frozen`; None leaves float32 without autocast
+    precision, teacher_precision : as in `engine.resolve` and `answering.frozen`; None leaves float32 without autocast
         and the student in PyTorch's own layers, and the teacher unfolded and in the graph, as plain PyTorch does.
     channels_last, fused : memory format of the student, and one kernel per optimiser step.
 
@@ -51,7 +51,7 @@ class Step:
         self.teacher = models.build(teacher, classes, seed=1, **shape).to(device).eval()
         if teacher_precision:
             images = _random(classes, size, 2, device, channels)  # enough to find ranges for a clock
-            self.teacher = quantise.frozen(self.teacher, teacher_precision, device, images)
+            self.teacher = answering.frozen(self.teacher, teacher_precision, device, images)
         self.optimiser = torch.optim.SGD(self.student.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
         pieces = (self._augment, self._ask, self._answer, self._compare, self._backward, self._update)
         self.parts = dict(zip(PARTS, pieces, strict=True))
@@ -99,7 +99,7 @@ class Pass:
     ----------
     student : a name of `stkd_utils.models`; the teacher is a ResNet-18.
     classes, size, batch, width : shape of the task (``size`` in pixels) and the width of all networks.
-    device, precision : where and how it computes; ``precision`` as in `engine.resolve`, and `quantise.frozen` for the
+    device, precision : where and how it computes; ``precision`` as in `engine.resolve`, and `answering.frozen` for the
         teacher, which ``teacher_precision`` sets apart.
     dataset : a `data.Dataset` to learn from; None for random images.
     augmentation : how its views are made, a `data.Augmentation`.
@@ -115,7 +115,7 @@ class Pass:
         self.batches = self._batches()
         network = models.build("resnet18", self.dataset.classes, width=width, seed=1)
         shown = dataset or _random(classes, size, 2, device)  # enough to find ranges for a clock
-        teacher = Teacher(quantise.frozen(network, teacher_precision or precision, device, shown))
+        teacher = Teacher(answering.frozen(network, teacher_precision or precision, device, shown))
         self.augmentation = augmentation
         self.trainers = [self._trainer(student, seed, teacher, width, precision) for seed in range(students)]
         self.lanes = engine.Lanes(students, device)

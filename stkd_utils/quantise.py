@@ -7,12 +7,11 @@ output channel, activations with one scale per tensor, found by looking at calib
 Two forms come out. The first computes what 8 bits would give with numbers of 32 bits ("reference arithmetic"): it shows
 the accuracy, runs everywhere, and is slower than the network it came from. The second really multiplies in 8 bits, on
 an x86 processor with Linux: compiled for it, which needs a C++ compiler, or put together from PyTorch's own kernels, as
-a frozen teacher is (`frozen`). Introduced in notebook 08.
+a frozen teacher is (`answering`). Introduced in notebook 08.
 """
 
 import copy
 import logging
-import operator
 import os
 import platform
 import shutil
@@ -22,13 +21,11 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from . import data, engine
+from . import data
 from .seeding import generator
 
-PRECISIONS = ("float32", "bfloat16", "int8")  # of a network that only answers
 FAST = ("avx512_vnni", "avx_vnni", "amx_int8")  # processors that add products of 8 bits in 32
 
 
@@ -92,7 +89,7 @@ def no_kernels():
     """One sentence about why this machine has no fast int8, or None. Introduced in notebook 09."""
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
         return "Fast int8 is for x86 processors with Linux."
-    return None
+    return missing()
 
 
 @cache
@@ -114,6 +111,11 @@ def saturates():
     ask = getattr(torch.cpu, "get_capabilities", dict)
     able = ask()
     return not any(able.get(name) for name in FAST)
+
+
+def default_bits():
+    """Bits of activations where nobody says: 7 where this processor `saturates`, else 8. Introduced in notebook 08."""
+    return 7 if saturates() else 8
 
 
 def calibration(dataset, images=None, *, batch_size=64, seed=0):
@@ -141,7 +143,7 @@ def static(model, batches, *, bits=None):
     """
     if missing():
         raise QuantiseError(missing())
-    bits = bits or _bits()
+    bits = bits or default_bits()
     if bits not in (7, 8):
         raise ValueError(f"Activations have 8 bits or 7; got {bits!r}.")
     prepare, convert, quantiser, configuration, _ = _torchao()
@@ -181,8 +183,8 @@ def lowered(quantised, images):
 def assembled(quantised, images):
     """A `Quantised` network of PyTorch's own int8 kernels, for batches shaped as ``images`` (N, C, H, W): a `Lowered`.
 
-    Needs no compiler. Fast where maps stay in 8 bits from layer to layer (`unable` says where they do not). Raises
-    `QuantiseError` on a processor without such kernels. Introduced in notebook 09.
+    Needs no compiler. Fast where maps stay in 8 bits from layer to layer (`answering.unable` says where they do not).
+    Raises `QuantiseError` on a processor without such kernels. Introduced in notebook 09.
     """
     if no_kernels():
         raise QuantiseError(no_kernels())
@@ -196,104 +198,6 @@ def assembled(quantised, images):
             return Lowered(network, images, "int8 kernels")
     except Exception as error:
         raise QuantiseError(f"The network cannot be put together from int8 kernels ({_said(error)}).") from error
-
-
-def unable(model, device="cpu"):
-    """One sentence about why `frozen` cannot answer in int8 for ``model`` on ``device``, and fast; or None.
-
-    Only networks of such layers are able to as were tried: convolutions without groups, each activated before anything
-    pools its map, ReLU, sums, pooling, flattening and linear layers, and batch normalisations that fold into what is
-    before them. Elsewhere maps leave the 8 bits between layers, which is slower, or torchao gives up. Introduced in
-    notebook 09.
-    """
-    if torch.device(device).type != "cpu":
-        return "Answers in int8 are for processors; on a GPU set float32 or bfloat16."
-    return missing() or no_kernels() or _untried(model)
-
-
-def resolve(model, precision, device):
-    """What ``precision`` means for a frozen ``model`` on ``device``: "float32", "bfloat16" or "int8".
-
-    "auto" is what `engine.resolve` says, or int8 on a processor without bfloat16, for a model that is not `unable`.
-    Raises ValueError for an unknown ``precision``. Introduced in notebook 09.
-    """
-    if precision == "int8":
-        return precision
-    found = engine.resolve(precision, device)
-    return "int8" if (precision, found) == ("auto", "float32") and not unable(model, device) else found
-
-
-def frozen(model, precision, device, dataset):
-    """`engine.frozen` with one more ``precision``: "int8", with ranges found on training images of ``dataset``.
-
-    ``precision`` as in `resolve`. The network is quantised when it is asked for the first time, which takes 10 seconds
-    or more and counts as work of whoever asks. Raises ValueError as `resolve`, and `QuantiseError` for "int8" where
-    ``model`` is `unable`. Introduced in notebook 09.
-    """
-    precision = resolve(model, precision, device)
-    if precision != "int8":
-        return engine.frozen(model, precision, device)
-    if reason := unable(model, device):
-        raise QuantiseError(reason)
-    return _Answering(model, dataset)
-
-
-class _Answering(nn.Module):
-    """Images (N, C, H, W) -> logits float32 (N, classes), in int8; see `frozen`."""
-
-    def __init__(self, model, dataset):
-        super().__init__()
-        self.network = copy.deepcopy(model).eval().requires_grad_(False)
-        self.precision = "int8" if _bits() == 8 else "int8, activations of 7 bits"
-        self.dataset, self.program = dataset, None
-
-    def train(self, mode=True):
-        """It stays in evaluation mode."""
-        return super().train(False)
-
-    def forward(self, images):
-        if self.program is None:
-            try:
-                self.program = assembled(static(self.network, calibration(self.dataset)), images)
-            except QuantiseError as error:
-                raise QuantiseError(f"{error} Set teacher_precision to float32.") from error
-        return self.program(images)
-
-
-def _bits():
-    return 7 if saturates() else 8
-
-
-TRIED = (
-    nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Dropout,
-    operator.add, operator.iadd, torch.add, F.relu, torch.relu, torch.flatten, "mean", "flatten",
-)  # fmt: skip
-
-
-def _untried(model):
-    """One sentence about what in ``model`` is not known to stay in 8 bits; or None."""
-    network, name = engine.folded(model), type(model).__name__
-    if not isinstance(network, torch.fx.GraphModule):
-        return f"{name} cannot be traced, so its maps cannot stay in int8."
-    layers, called = dict(network.named_modules()), set()
-    for node in network.graph.nodes:
-        layer = layers[node.target] if node.op == "call_module" else None
-        what = type(layer) if layer is not None else node.target
-        said = getattr(what, "__name__", what)
-        if node.op in ("placeholder", "output"):
-            continue
-        if what not in TRIED or node.op == "get_attr":
-            return f"{name} has layers at which maps cannot stay in int8: {said}."
-        if getattr(layer, "groups", 1) > 1 or isinstance(getattr(layer, "padding", 0), str):
-            return f"{name} has convolutions with groups or named padding, between which maps cannot stay in int8."
-        if "Pool" in str(said) and any(type(layers.get(before.target)) is nn.Conv2d for before in node.all_input_nodes):
-            return f"{name} pools maps before they are activated, which keeps them from staying in int8."
-        if layer is not None and node.target in called:
-            return f"{name} calls one of its layers several times, which torchao cannot quantise."
-        if len(node.all_input_nodes) < (2 if "add" in str(said) else 1):
-            return f"{name} adds a map to itself or to a number, which torchao cannot quantise."
-        called.add(node.target)
-    return None
 
 
 def _said(error):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stkd_utils import environment, models, profiling, quantise
+from stkd_utils import answering, environment, models, profiling
 
 SMALL = {"classes": 10, "size": 16, "batch": 16, "width": 0.25}
 
@@ -200,7 +200,7 @@ def test_history_keeps_what_is_there(harness, tmp_path):
 def test_distilling_on_cifar_100_stays_within_its_memory(root, student, most):
     done = script(root, "tests/bench/memory.py", student, "auto")
     assert done.returncode == 0, done.stderr
-    answers = quantise.resolve(models.build("resnet18", 100), "auto", "cpu")
+    answers = answering.resolve(models.build("resnet18", 100), "auto", "cpu")
     peak, imported, _ = map(float, done.stdout.split())
     # PyTorch for CUDA takes about 0.5 GiB of this on import; float32 maps are twice as large, and what prepares a
     # teacher in int8 stays in memory

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from stkd_utils import engine, experiments, ledger, quantise, temperature, training
+from stkd_utils import answering, engine, experiments, ledger, quantise, stored, temperature, training
 from stkd_utils.experiments import ExperimentError, methods, settings, tasks, together
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -21,7 +21,7 @@ NAMES_OF = {
     "label-smoothing": ("smoothing",), "dml": ("dml", "dml-stochastic"), "crd": ("crd", "crd-stochastic"),
 }  # fmt: skip
 TINY = {"progress": "none", "train_limit": 64, "val_limit": 32, "test_limit": 32, "epochs": 1}
-LACKING = quantise.missing() or quantise.no_kernels()
+LACKING = quantise.no_kernels()
 
 
 @pytest.mark.parametrize("name", experiments.names())
@@ -299,7 +299,7 @@ def test_a_stored_teacher_changes_the_bill_and_nothing_else(tmp_path, views, cap
 
 
 @pytest.mark.skipif(bool(LACKING), reason=str(LACKING))
-def test_a_teacher_in_int8_is_recorded_and_answers_alike_alone_together_and_from_disk(tmp_path):
+def test_a_teacher_in_int8_is_recorded_and_answers_alike_alone_together_and_from_disk(tmp_path, monkeypatch):
     options = {**TINY, "batch_size": 32, "data_seed": 7}
     exact = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options).record
     assert "teacher_precision" not in exact["hardware"]
@@ -312,8 +312,11 @@ def test_a_teacher_in_int8_is_recorded_and_answers_alike_alone_together_and_from
     of = {(run.record["asked"]["teacher_precision"], run.record["asked"]["tau_high"]): run.record for run in runs}
     assert of["int8", 20]["history"] == alone["history"] != of["int8", 10]["history"]
     assert of["float32", 20]["history"] == exact["history"], "each student has the teacher that it asked for"
+    frozen, batches = answering.frozen, []
+    monkeypatch.setattr(answering, "frozen", lambda *given: batches.append(given[-1]) or frozen(*given))
     kept = experiments.run(STOCHASTIC, 1, runs=tmp_path, stored_teacher=True, **options).record
     assert kept["history"] == alone["history"]
+    assert batches == [stored.BLOCK], "what is filled up would be computed and not counted"
     [key] = (tmp_path / "stored").glob("*/key.json")
     assert set(json.loads(key.read_text())) >= {"torchao", "precision"}
 

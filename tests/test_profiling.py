@@ -15,7 +15,7 @@ PLAIN = {"precision": None, "teacher_precision": None, "channels_last": False, "
 
 @pytest.fixture(autouse=True)
 def without_int8(monkeypatch):
-    """A teacher in int8 takes seconds to prepare, and changes nothing here (test_quantise tries it)."""
+    """A teacher in int8 takes seconds to prepare, and changes nothing here (test_answering tries it)."""
     monkeypatch.setattr(quantise, "missing", lambda: "This test does without.")
 
 

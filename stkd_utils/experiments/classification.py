@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 import torch
 
 from .. import (
+    answering,
     compute,
     contrastive,
     data,
@@ -14,7 +15,6 @@ from .. import (
     metrics,
     models,
     mutual,
-    quantise,
     rectification,
     teacher_free,
 )  # fmt: skip
@@ -40,7 +40,7 @@ DATASET_KEYS = {
 TAUGHT = {
     "stored_teacher": (switch, "true or false"),
     "teacher_precision": (
-        or_none(one_of(lambda: quantise.PRECISIONS)),
+        or_none(one_of(lambda: answering.PRECISIONS)),
         "null, for what 'precision' says, or what the teacher answers in",
     ),
 }

@@ -9,7 +9,7 @@ import filelock
 import pandas as pd
 import torch
 
-from .. import carbon, checkpoint, clock, compute, engine, ledger, quantise, scalars, stored, temperature
+from .. import answering, carbon, checkpoint, clock, compute, engine, ledger, quantise, scalars, stored, temperature
 from ..progress import Progress, mode
 from ..protocol import Protocol
 from ..training import Diverged, Teacher, Trainer, default_device, train
@@ -106,7 +106,7 @@ def _trainer(plan, dataset, teachers, intensity, save_seconds, say):
     if plan.teacher:
         network, answers = plan.teacher.model(asked["teacher_epoch"], device), asked["precision"]
         if settings.reads(asked, "teacher_precision"):  # nothing but its logits is wanted
-            answers = quantise.resolve(network, asked.get("teacher_precision") or answers, device)
+            answers = answering.resolve(network, asked.get("teacher_precision") or answers, device)
         else:
             answers = engine.resolve(answers, device)
         which = plan.teacher.record["id"], asked["teacher_epoch"], bool(asked.get("stored_teacher")), answers
@@ -153,8 +153,9 @@ def _carry_over(plan):
 def _teacher(plan, network, precision, dataset, augmentation, say):
     """The `Teacher` of a plan, which several students may share; its answers kept on disk if the plan says so."""
     asked = plan.asked
+    batch = stored.BLOCK if asked.get("stored_teacher") else None  # of a batch it is asked about what is not stored
     try:
-        network = quantise.frozen(network, precision, default_device(), dataset)
+        network = answering.frozen(network, precision, default_device(), dataset, batch)
     except quantise.QuantiseError as error:
         raise settings.ExperimentError(f"'teacher_precision' cannot be int8: {error}") from error
     if precision == "int8":

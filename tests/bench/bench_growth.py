@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stkd_utils import compute, data, engine, models, profiling, quantise, stored
+from stkd_utils import answering, compute, data, engine, models, profiling, stored
 from stkd_utils.objectives import Teacher
 
 AXES = {  # what grows, from where to where; the rest is one student, 10 classes, 32 pixels, batch 64
@@ -100,7 +100,7 @@ def test_peak_memory(add, student, precision):
     whole, imported, taken = peak(student, precision)
     meant = engine.resolve(precision, "cpu")
     name, note = f"{student}: CIFAR-100, {precision}", f"{meant}: peak {whole:.2f} GiB, of which imports {imported:.2f}"
-    if quantise.resolve(models.build("resnet18", 100), precision, "cpu") == "int8":
+    if answering.resolve(models.build("resnet18", 100), precision, "cpu") == "int8":
         note = note.replace(":", ", the teacher in int8:", 1)
     more = {"peak_gib": whole, "import_gib": imported, "precision": meant, "note": note}
     add(name, "memory", n=1, median=taken, **more)

@@ -37,7 +37,7 @@ def test_accuracy_in_bfloat16(add, quick, device, tmp_path, name):
 @pytest.mark.timeout(14400)
 @pytest.mark.parametrize("name", TEACHERS)
 def test_accuracy_with_a_teacher_in_int8(add, quick, tmp_path, name):
-    if reason := quantise.missing() or quantise.no_kernels():
+    if reason := quantise.no_kernels():
         pytest.skip(reason)
     seeds, options = _asked(name, TEACHERS, quick, tmp_path)
     passes = [seeds[start : start + TOGETHER] for start in range(0, len(seeds), TOGETHER)]

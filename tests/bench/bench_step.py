@@ -7,7 +7,7 @@ import naive
 import pytest
 import torch
 
-from stkd_utils import clock, engine, models, profiling, quantise
+from stkd_utils import answering, clock, engine, models, profiling
 
 STUDENTS = ("mobilenetv2", "shufflenetv2")
 FLOORS = {"mobilenetv2": 2.2, "shufflenetv2": 1.6}  # times the images per second of the reference
@@ -33,8 +33,8 @@ def on_gpu(device):
 def _no_rung(device):
     """Why there is nothing to see in a teacher that is asked for in int8; None where there is."""
     teacher = models.build("resnet18", 100)
-    same = "the default is int8 here" if quantise.resolve(teacher, "auto", device) == "int8" else None
-    return quantise.unable(teacher, device) or same
+    same = "the default is int8 here" if answering.resolve(teacher, "auto", device) == "int8" else None
+    return answering.unable(teacher, device) or same
 
 
 @each_student
