@@ -194,14 +194,17 @@ def recorded(records, asked, experiment, profile, label, role):
 
     ``asked`` are the settings of that experiment at that profile (`experiments.resolve`): runs with others, but for
     tau, are variants and left out, and so are runs that ``stop_after`` ended. Of equal seed and tau the latest record
-    counts; temperatures that not every seed has are left out, so that a grid which is still being filled can be read.
-    Introduced in notebook 03.
+    counts; of a grid which is still being filled, the seeds count that have the most temperatures. Introduced in
+    notebook 03.
     """
     wanted = experiment, profile, {}
     here = [r for r in records if (r["experiment"], r["profile"], differing(r, asked)) == wanted]
     latest = {(record["seed"], record["asked"].get("tau")): record for record in sorted(here, key=_finished)}
-    seeds = {seed for seed, _ in latest}
-    whole = [record for (_, tau), record in latest.items() if all((seed, tau) in latest for seed in seeds)]
+    taus = {}
+    for seed, tau in latest:
+        taus.setdefault(seed, set()).add(tau)
+    most = max(taus.values(), key=len, default=set())
+    whole = [record for (seed, _), record in latest.items() if taus[seed] == most]
     return Procedure(label, role, tuple(whole)) if whole else None
 
 

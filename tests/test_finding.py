@@ -251,6 +251,14 @@ def test_a_temperature_with_a_seed_of_its_own_leaves_the_grid_whole(filled):
     assert finding.headline() == before
 
 
+def test_a_seed_whose_grid_is_half_trained_leaves_the_finding_as_it_was(filled):
+    kd = "digits/resnet18-mobilenetv2"
+    ledger.append([record(f"{kd}-stochastic", 7, 0.91, None, "stochastic"), record(f"{kd}-kd", 7, 0.20, 2, "fixed")])
+    found = {row[0]: row[1:] for row in cells(finding.headline())[2:]}
+    assert found["KD, tuned τ"] == ["90.0 ± 0.0 % (n = 2)", "3", "3 ×", "3 ×"], "the seeds that have all of it"
+    assert "one training instead of 3" in finding.verdicts()
+
+
 def test_the_papers_size_without_runs_says_so(filled):
     assert finding.larger() == finding.larger_verdict() == finding.NOT_RUN
 

@@ -123,12 +123,12 @@ def test_a_run_with_other_settings_is_a_variant_and_no_point_of_the_grid():
     assert differing(dated[0], {**PLAIN, "train_fraction": 0.1, "data_seed": None}) == {"train_fraction": None}
 
 
-def test_a_grid_that_is_still_being_filled_is_read_as_far_as_every_seed_got():
+def test_a_grid_that_is_still_being_filled_has_the_seeds_that_got_furthest():
     dated = [{**one, "experiment": "a", "profile": "gpu", "finished": "2026-01-01"} for one in GRID.records]
-    newer = {**dated[0], "finished": "2026-01-02"}
+    newer = {**dated[1], "finished": "2026-01-02"}
     found = recorded([newer, *dated[:3]], PLAIN, "a", "gpu", "grid", "KD tuned tau")
-    assert found.runs == 1 and newer in found.records
-    assert {record["asked"]["tau"] for record in found.records} == {2}
+    assert found.runs == 2 and found.seeds == [0] and newer in found.records
+    assert recorded(dated[:2], PLAIN, "a", "gpu", "grid", "KD tuned tau").seeds == [0, 1]
     assert recorded(dated, PLAIN, "a", "paper", "grid", "KD tuned tau") is None
     assert recorded([], PLAIN, "a", "gpu", "grid", "KD tuned tau") is None
 
@@ -187,7 +187,8 @@ def test_the_same_way_is_found_in_other_records_with_all_its_temperatures_and_se
     assert {one["asked"]["tau"] for one in counterpart(mine, dated, PLAIN).records} == {2}
     assert counterpart(mine, dated, PLAIN, [0, 7]) is None and counterpart(mine, [], PLAIN) is None
     whole = Procedure("grid", "KD tuned tau", tuple(dated))
-    assert counterpart(whole, more, PLAIN).runs == 2 and counterpart(whole, more[:3], PLAIN) is None
+    assert counterpart(whole, more, PLAIN).runs == 2 and counterpart(whole, more[:3], PLAIN).seeds == [5]
+    assert counterpart(whole, more[::2], PLAIN) is None, "one temperature of two"
 
 
 def test_ways_found_together_have_the_seeds_of_all_and_no_fewer_than_before():

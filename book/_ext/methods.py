@@ -7,7 +7,7 @@ from finding import ROOT, _markdown, paired, records
 from stkd_utils import experiments, stats
 from stkd_utils.experiments import tasks
 from stkd_utils.experiments.classification import METHODS
-from stkd_utils.procedures import Procedure, recorded
+from stkd_utils.procedures import recorded
 from stkd_utils.receipt import duration
 
 TESTS = ROOT / "tests"
@@ -72,12 +72,9 @@ def _line(method, name, known, reference):
 
 def _runs(known, name):
     """The recorded runs of an experiment as its file asks for it, or None."""
-    found = recorded(known, experiments.resolve(name, PROFILE), name, PROFILE, name, "KD fixed tau")
-    if found is None:
-        return None
     tau = experiments.load(name).get("tau")
-    kept = tuple(record for record in found.records if record["asked"].get("tau") == tau)
-    return Procedure(name, "KD fixed tau", kept) if kept else None
+    there = [record for record in known if record["asked"].get("tau") == tau]
+    return recorded(there, experiments.resolve(name, PROFILE), name, PROFILE, name, "KD fixed tau")
 
 
 TABLES = {"methods": methods}
