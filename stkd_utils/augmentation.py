@@ -77,7 +77,7 @@ def augment(images, augmentation, mean, std, generator):
     Crop, flip and rotation (in this order) are one lookup, so pixels are interpolated once at most: exact copies
     without rotation, bilinear with it. What comes from outside the image is black before normalising. All random
     numbers come from ``generator``, a CPU generator, so that every device gets the same views; as many are drawn per
-    image whatever is switched on. Introduced in notebook 02.
+    image whatever is switched on, and none where nothing is. Introduced in notebook 02.
     """
     return view(images, draw(len(images), augmentation, generator, images.device), mean, std)
 

@@ -15,7 +15,7 @@ from .receipt import ENERGY, MASS, duration, quantity
 
 __all__ = [
     "LedgerError", "PriceTag", "append", "append_executions", "benchmarks", "choice", "executions", "folder", "load",
-    "paper", "paper_table", "price_tag", "read", "repeats", "table", "write",
+    "main_machine", "paper", "paper_table", "price_tag", "read", "repeats", "table", "write",
 ]  # fmt: skip
 
 COLUMNS = (

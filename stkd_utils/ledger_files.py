@@ -29,10 +29,10 @@ def check(row, kind="record"):
     if _passes(row, kind):
         return
     errors = sorted(_validator(kind).iter_errors(row), key=lambda error: [str(part) for part in error.absolute_path])
-    if errors:
-        name = row.get("id") or row.get("notebook") or row.get("name") if isinstance(row, dict) else None
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise LedgerError(f"{kind.capitalize()} {name or 'without a name'}: {_sentence(errors[0])}{more}.")
+    name = row.get("id") or row.get("notebook") or row.get("name") if isinstance(row, dict) else None
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    said = _sentence(errors[0]) if errors else "it holds a value that JSON does not know"
+    raise LedgerError(f"{kind.capitalize()} {name or 'without a name'}: {said}{more}.")
 
 
 def _passes(row, kind):

@@ -20,7 +20,7 @@ class Protocol:
 
     ``schedule`` "steps" is that one. "one-cycle" (Smith and Topin, 2018) rises from 1/25 of the learning rate to all of
     it over the first 30 % of the steps and falls to 1/250,000 of it, both along a cosine; it reads neither milestones
-    nor gamma nor warm-up. Raises ValueError for another schedule.
+    nor gamma nor warm-up. Raises ValueError for another schedule or optimiser.
     """
 
     epochs: int = 100

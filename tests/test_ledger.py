@@ -158,6 +158,14 @@ def test_the_quick_validator_lets_nothing_through_that_the_thorough_one_refuses(
         assert ledger_files._passes(changed, "record") == thorough, f"{path}, {last}"
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e999"])
+def test_a_benchmark_with_a_number_that_is_none_costs_its_line_only(here, value):
+    rows = (own := ledger_files.own_folder() / "bench.jsonl").read_text().splitlines()[:2]
+    (here / own.name).write_text("\n".join([rows[0], rows[1][:-1] + f', "slope": {value}}}']))
+    with pytest.warns(UserWarning, match="line 2: Benchmark .*a value that JSON does not know"):
+        assert len(ledger.benchmarks()) == 1
+
+
 def test_what_is_not_an_object_is_refused(here):
     with pytest.raises(LedgerError, match="without a name.*not a JSON object"):
         ledger.append([[1, 2]])

@@ -149,6 +149,7 @@ def test_values_from_python_are_those_of_json():
     found = settings.resolve(name, given)
     assert found == settings.resolve(name, written) and json.dumps(found)
     assert running.lists(name, {"milestones": (0.5, 0.75), "tau": (2, 3)}) == {"tau": (2, 3)}
+    assert running.lists(name, {"seed": 3, "tau": range(2, 21)}) == {"tau": range(2, 21)}
 
 
 @pytest.mark.parametrize("name, key, value", [

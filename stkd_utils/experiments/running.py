@@ -27,7 +27,8 @@ def run(
     "lines" or "none"; ``intensity`` (g/kWh, a name or a `carbon.Intensity`) is how energy becomes CO2e;
     ``tensorboard`` writes scalars into a folder of that name in each run's own, also its teacher's. Raises
     ExperimentError for settings that are not valid, data.DataError for data that are not there, damaged or too few,
-    training.Diverged when the loss is no longer a number, scalars.TensorBoardMissing.
+    training.Diverged when the loss is no longer a number, scalars.TensorBoardMissing, checkpoint.CheckpointDamaged for
+    one that cannot be read, and quantise.QuantiseError for a teacher that cannot be prepared for int8 after all.
     """
     options = {"runs": runs, "progress": progress, "intensity": intensity, "save_seconds": save_seconds}
     return _runs([(name, seed, overrides)], profile, tensorboard=tensorboard, **options)[0]
@@ -79,7 +80,7 @@ def sweep(name, *, seeds, profile="quick", progress=None, together=False, **grid
 def lists(name, grid):
     """Those of ``grid`` that are lists of values, and not themselves a valid value of experiment ``name``: a dict."""
     known = settings.keys(settings.load(name))
-    found = {key: value for key, value in grid.items() if isinstance(value, (list, tuple))}
+    found = {key: value for key, value in grid.items() if isinstance(value, (list, tuple, range))}
     return {key: value for key, value in found.items() if not (key in known and known[key][0](settings.plain(value)))}
 
 

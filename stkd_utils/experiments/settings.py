@@ -119,7 +119,7 @@ def validate(settings, file):
         test, valid = known_keys.get(key, (lambda _: True, ""))
         if not test(value):
             known = f"{valid}: {', '.join(test.names())}" if hasattr(test, "names") else valid
-            raise ExperimentError(f"{file}: '{key}' is {json.dumps(value)}; it must be {known}.")
+            raise ExperimentError(f"{file}: '{key}' is {json.dumps(value, default=str)}; it must be {known}.")
     for key in needed:
         if key not in settings and key not in defaults and key not in OPTIONAL:
             raise ExperimentError(f"{file}: the key '{key}' is missing{_nearest(key, set(settings) - set(needed))}")
@@ -151,11 +151,11 @@ def digest(settings):
 
 
 def plain(value):
-    """``value`` as JSON would give it: lists for tuples, numbers for NumPy's, and ints for whole floats.
+    """``value`` as JSON would give it: lists for tuples and ranges, numbers for NumPy's, and ints for whole floats.
 
     Floats too large for a tensor's int stay.
     """
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return [plain(one) for one in value]
     if getattr(value, "ndim", None) == 0:
         value = value.item()
