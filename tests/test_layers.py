@@ -10,6 +10,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from stkd_utils import engine, models
 
 
+@pytest.fixture(autouse=True)
+def memory_counts(monkeypatch):
+    monkeypatch.setenv("STKD_SMALL_MEMORY", "1")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_relu6_is_that_of_torch_to_the_last_bit_and_keeps_one_map(dtype):
     kept = []
@@ -118,6 +123,24 @@ def test_a_chain_on_a_gpu_answers_twice_before_it_learns(monkeypatch):
         if one.grad is not None:
             torch.testing.assert_close(one.grad, other.grad)
     torch.testing.assert_close(chain[1].running_mean, plain[1].running_mean)
+
+
+@pytest.mark.parametrize("precision, asked, fewer", [("float32", "", 0), ("float32", "1", 1), ("bfloat16", "", 1)])
+def test_maps_are_computed_again_in_16_bits_or_where_memory_counts(monkeypatch, precision, asked, fewer):
+    monkeypatch.setenv("STKD_SMALL_MEMORY", asked)
+    kept, chain = [], depthwise_chain()
+    for network in (chain, nn.Sequential(*chain)):
+        storages = set()
+        with (
+            engine.autocast("cpu", precision),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor, storages=storages: storages.add(tensor.untyped_storage().data_ptr()),
+                lambda tensor: tensor,
+            ),
+        ):
+            network(torch.randn(8, 1, 8, 8))
+        kept.append(len(storages))
+    assert (kept[0] < kept[1]) == bool(fewer)
 
 
 def test_a_chain_lets_go_of_its_maps_during_the_backward_pass():

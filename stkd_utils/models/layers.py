@@ -1,5 +1,6 @@
 """What the networks of the zoo are made of."""
 
+import os
 from contextlib import nullcontext
 from functools import partial
 
@@ -109,16 +110,18 @@ class Chain(nn.Sequential):
 
     Of the maps inside, those that cost little are not kept but computed again when a gradient needs them: what a batch
     normalisation, with or without an activation, gives to a convolution, and what a depthwise convolution, which takes
-    few products for each number, gives to a batch normalisation. That is so in training on a CPU, where gradients
-    are the same, too, but there is no second derivative. In training on a GPU it keeps all maps, but adds no bias to
-    one that is to be normalised: that saves the kernels for biases. Such a bias has no gradient, and stays as it is.
+    few products for each number, gives to a batch normalisation. That is so in training on a CPU under autocast, and in
+    float32 where the environment variable STKD_SMALL_MEMORY is set, because there it can take more time; gradients are
+    the same, up to rounding, but there is no second derivative. In training on a GPU it keeps all maps, but adds no
+    bias to one that is to be normalised: that saves the kernels for biases. Such a bias has no gradient, and stays as
+    it is.
     """
 
     def forward(self, x):
         learns = self.training and torch.is_grad_enabled()
         if learns and x.device.type == "cuda":
             return self.unbiased(x)
-        if learns and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if learns and x.device.type == "cpu" and not torch.compiler.is_compiling() and _memory_counts():
             return self._frugal(x)
         return super().forward(x)
 
@@ -149,6 +152,10 @@ class Chain(nn.Sequential):
             if unkept and _activates(following):
                 x = _Activation.apply(x, unkept, layers.pop(0))
         return x
+
+
+def _memory_counts():
+    return torch.is_autocast_enabled("cpu") or bool(os.environ.get("STKD_SMALL_MEMORY"))
 
 
 def _biased(layer):

@@ -14,8 +14,8 @@ from stkd_utils.clock import now, seconds
 from stkd_utils.ledger_files import append_lines, dump
 from stkd_utils.models import layers
 
-# glibc keeps what was freed, blocks of up to 32 MiB; so it returns 4 MiB and more at once, and takes huge pages
-GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "THP_MEM_ALLOC_ENABLE": "1"}
+# maps are computed again; glibc keeps what was freed, up to 32 MiB: it returns 4 MiB and more at once, in huge pages
+GIVEN_BACK = {"STKD_SMALL_MEMORY": "1", "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "THP_MEM_ALLOC_ENABLE": "1"}
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
 
