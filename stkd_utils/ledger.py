@@ -160,7 +160,7 @@ def repeats():
 def benchmarks(newest=True):
     """The rows of the benchmarks, as a DataFrame; empty before the first.
 
-    ``newest``: only the latest one of every benchmark on every machine and number of threads.
+    ``newest``: only the latest one of every benchmark on every machine and number of threads, in the order of adding.
 
     Columns: group, name, device ("cpu" or "cuda": what was timed), threads, n, median_seconds, images_per_second, ratio
     (times as fast as the plain step, timed in turn), load, note, machine, date, and what only some groups have (x,
@@ -171,8 +171,11 @@ def benchmarks(newest=True):
     path = _file("bench.jsonl")
     rows = [{"note": "", "device": "cpu", **row} for row in _warned(load_lines(path, "benchmark", dump))]
     rows = [{**row, "machine": _machine(row["hardware"], row["device"])} for row in rows]
-    if newest:
-        rows = list({tuple(row[key] for key in BENCHMARK): row for row in rows}.values())
+    if newest:  # reversed, so that a row stands where it was added last
+        latest = {}
+        for row in reversed(rows):
+            latest.setdefault(tuple(row[key] for key in BENCHMARK), row)
+        rows = list(reversed(latest.values()))
     return pd.DataFrame(rows, columns=None if rows else [*BENCHMARK, "note"])
 
 

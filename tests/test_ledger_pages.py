@@ -147,6 +147,8 @@ def test_of_a_benchmark_the_newest_row_on_each_machine_counts(tmp_path, monkeypa
     assert list(found.note) == ["", "", "x"] and found.machine.nunique() == 2
     assert set(found.device) == {"cpu"}  # rows from before GPUs were timed do not say
     assert list(ledger.benchmarks(newest=False).median_seconds) == [1.0, 2.0, 1.0, 1.0]
+    (tmp_path / "bench.jsonl").write_text("\n".join([*rows, benchmark(median_seconds=3.0)]) + "\n")
+    assert list(ledger.benchmarks().median_seconds) == [1.0, 1.0, 3.0], "measured again, it comes last"
 
 
 def test_processors_of_one_name_with_other_instructions_are_two_machines(tmp_path, monkeypatch):
