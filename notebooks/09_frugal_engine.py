@@ -525,7 +525,7 @@ recorded(pd.concat([measured("peak"), memory]), group="what", name="of", n="n", 
 # %% [markdown]
 # In sixteen bits the students compute some maps a second time, when a gradient needs them, instead of keeping them; in float32 that takes time, so there it is left to you (the float32 rows of the machine with sixteen bits are older and still did so).
 # Much of a float32 peak is memory that is free already: on Linux the allocator keeps it at hand for the next step.
-# *Given back* is the same training with three variables in its environment: `STKD_SMALL_MEMORY=1` computes those maps again, `MALLOC_MMAP_THRESHOLD_=4194304` returns blocks of 4 MiB and more at once, `THP_MEM_ALLOC_ENABLE=1` fetches them in huge pages.
+# *Given back* is the same training with `STKD_SMALL_MEMORY=1` in its environment: those maps are computed again, and blocks of 4 MiB and more are returned at once and fetched in huge pages.
 # It takes longer, so it is not the default, but a way into a small machine.
 # A teacher in eight bits takes memory, too, for the packages that prepare it: `--set teacher_precision=float32` does without.
 #

@@ -18,4 +18,11 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
 * a benchmark belongs in tests/bench, outside the package
 """
 
+import os
+
 __version__ = "0.1.0"
+
+if os.environ.get("STKD_SMALL_MEMORY"):
+    from .environment import give_memory_back
+
+    give_memory_back()

@@ -1,15 +1,18 @@
 """What code ran, with which packages: the part of a record that lets somebody else repeat it."""
 
+import ctypes
 import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 from . import __version__
 
 PACKAGE = Path(__file__).parent
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 PACKAGES = (
     "torch", "torchvision", "numpy", "scikit-learn", "carbontracker", "ptflops", "torchmetrics", "pycocotools",
     "torchao",
@@ -32,6 +35,20 @@ def give_way():
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def give_memory_back():
+    """Let what this process frees go back to the system at once, in blocks of 4 MiB and more, which come as huge pages.
+
+    By default glibc, on Linux, keeps freed blocks of up to 32 MiB at hand for the next step. $STKD_SMALL_MEMORY asks
+    for it, when the package is imported; whoever has set MALLOC_MMAP_THRESHOLD_ or THP_MEM_ALLOC_ENABLE keeps that.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it when it first allocates
+    allocator = ctypes.CDLL(None)
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ and hasattr(allocator, "mallopt"):  # musl has none
+        allocator.mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
 
 
 def check():

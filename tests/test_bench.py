@@ -224,7 +224,7 @@ def test_memory_given_back_is_compared_with_memory_kept(harness, monkeypatch):
     assert row["note"] == "float32: peak 1.49 GiB, and a step takes 1.25 times as long"
 
 
-def test_the_page_names_the_variables_that_were_measured(root, harness):
+def test_the_page_names_the_variable_that_was_measured(root, harness):
     page = (root / "notebooks" / "09_frugal_engine.py").read_text(encoding="utf-8")
     assert all(f"`{name}={value}`" in page for name, value in harness.GIVEN_BACK.items())
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -50,6 +51,42 @@ def test_waiting_threads_give_way_unless_somebody_says_otherwise(monkeypatch, gi
         monkeypatch.setenv(name, value)
     assert main(["list"]) == 0
     assert os.environ.get("GOMP_SPINCOUNT") == count
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["glibc", "musl"])
+@pytest.mark.parametrize(
+    "given, asked, pages",
+    [
+        ({}, [(-3, 4194304)], "1"),
+        ({"MALLOC_MMAP_THRESHOLD_": "7"}, [], "1"),
+        ({"THP_MEM_ALLOC_ENABLE": "0"}, [(-3, 4194304)], "0"),
+    ],
+)
+def test_memory_goes_back_at_once_unless_somebody_says_otherwise(monkeypatch, known, given, asked, pages):
+    calls = []
+    for name in ("MALLOC_MMAP_THRESHOLD_", "THP_MEM_ALLOC_ENABLE"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    allocator = SimpleNamespace(mallopt=lambda *what: calls.append(what)) if known else SimpleNamespace()
+    monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: allocator)
+    monkeypatch.setattr(environment.sys, "platform", "win32")
+    environment.give_memory_back()
+    assert calls == [] and os.environ.get("THP_MEM_ALLOC_ENABLE") == given.get("THP_MEM_ALLOC_ENABLE")
+    monkeypatch.setattr(environment.sys, "platform", "linux")
+    environment.give_memory_back()
+    assert calls == (asked if known else []) and os.environ["THP_MEM_ALLOC_ENABLE"] == pages
+
+
+@pytest.mark.parametrize("asked, pages", [("", "None"), ("1", "1")])
+def test_the_package_asks_for_memory_back_where_memory_counts(asked, pages):
+    environ = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
+    code = "import os, stkd_utils; print(os.environ.get('THP_MEM_ALLOC_ENABLE'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ | {"STKD_SMALL_MEMORY": asked}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == (pages if sys.platform.startswith("linux") else "None"), done.stderr
 
 
 def test_publish_of_nothing_says_so(tmp_path, capsys):

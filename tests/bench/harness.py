@@ -14,8 +14,7 @@ from stkd_utils.clock import now, seconds
 from stkd_utils.ledger_files import append_lines, dump
 from stkd_utils.models import layers
 
-# maps are computed again; glibc keeps what was freed, up to 32 MiB: it returns 4 MiB and more at once, in huge pages
-GIVEN_BACK = {"STKD_SMALL_MEMORY": "1", "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20), "THP_MEM_ALLOC_ENABLE": "1"}
+GIVEN_BACK = {"STKD_SMALL_MEMORY": "1"}
 COLUMNS = ("group", "name", "n", "seconds", "q1", "q3", "images/s", "ratio", "load", "threads", "note")
 
 
