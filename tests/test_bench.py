@@ -229,9 +229,8 @@ def test_the_page_names_the_variable_that_was_measured(root, harness):
     assert all(f"`{name}={value}`" in page for name, value in harness.GIVEN_BACK.items())
 
 
-@pytest.mark.parametrize("student", ["mobilenetv2", "shufflenetv2"])
-def test_float32_does_too_where_the_allocator_gives_memory_back(root, harness, student):
-    done = script(root, "tests/bench/memory.py", student, "float32", **harness.GIVEN_BACK)
+def test_float32_does_too_where_the_allocator_gives_memory_back(root, harness):
+    done = script(root, "tests/bench/memory.py", "mobilenetv2", "float32", **harness.GIVEN_BACK)  # which takes the most
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[0]) < 1.5  # GiB
 

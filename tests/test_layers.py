@@ -67,7 +67,7 @@ def test_a_chain_learns_the_same_from_fewer_maps(name, precision, size):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
 def test_a_chain_leaves_out_a_bias_that_a_normalisation_takes_away(monkeypatch, name, compiled):
-    with_biases = models.build(name, 10, width=0.25, seed=0).double()
+    with_biases = models.build(name, 10, width=0.25, depth=0.5, seed=0).double()
     for module in with_biases.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.3
