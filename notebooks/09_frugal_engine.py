@@ -485,6 +485,7 @@ def rungs(timed="cpu", *more):
 rungs("cpu", "teacher in", "the answer")
 
 # %% [markdown]
+# On a processor without sixteen bits *low precision* is a teacher in eight; the student keeps thirty-two there, and its rung shows no more than this book's layers.
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds.
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # A ratio still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
