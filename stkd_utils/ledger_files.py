@@ -36,7 +36,7 @@ def check(row, kind="record"):
 
 
 def _passes(row, kind):
-    """Whether a validator that is 20 times as fast finds nothing; what it finds, the thorough one puts into words."""
+    """Whether a validator that is much faster finds nothing; what it finds, the thorough one puts into words."""
     try:
         _quick(kind)(row)
         dump(row)  # refuses numbers that are not finite
