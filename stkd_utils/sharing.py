@@ -15,9 +15,9 @@ def split(trainers):
     answers were stored. "of" names all runs in the pass. The shares sum to 1. Introduced in notebook 09.
     """
     teachers = [trainer.objective.teacher for trainer in trainers]
-    computed = {id(teacher): teacher.computed() for teacher in teachers if teacher}
+    computed = {teacher: teacher.computed() for teacher in set(teachers) - {None}}  # once each: it starts a new count
     parts = [
-        computed[id(teacher)] / sum(other is teacher for other in teachers) if teacher else 0.0 for teacher in teachers
+        computed[teacher] / sum(other is teacher for other in teachers) if teacher else 0.0 for teacher in teachers
     ]
     work = [1.0]
     if len(trainers) > 1:

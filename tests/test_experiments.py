@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from helpers import equal, same_student
 
 from stkd_utils import answering, engine, experiments, ledger, quantise, stored, temperature, training
 from stkd_utils.experiments import ExperimentError, methods, settings, tasks, together
@@ -232,6 +233,14 @@ def test_what_nobody_set_gets_its_default_and_a_teacher_less_run_has_no_stored_t
     assert experiments.resolve("cifar100/resnet18-base")["precision"] == "auto"
 
 
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_no_experiment_does_less_work_by_default_but_detectors_with_one_cycle(profile):
+    for asked in (experiments.resolve(name, profile) for name in experiments.names()):
+        assert not any(asked.get(key) for key in ("compiled", "train_fraction", "stored_teacher"))
+        assert asked["stop_after"] is None and asked["data_seed"] is None
+        assert asked["schedule"] == "steps" or tasks.of(asked) is tasks.TASKS["detection"]
+
+
 @pytest.mark.parametrize("key, value, said", [
     ("data_seed", -1, "'data_seed' is -1; it must be a whole number, or null for the seed of the run"),
     ("schedule", "cosine", "it must be a schedule: steps, one-cycle"),
@@ -289,7 +298,7 @@ def test_a_stored_teacher_changes_the_bill_and_nothing_else(tmp_path, views, cap
     first, second = (
         experiments.run(STOCHASTIC, 1, runs=tmp_path, soft_weight=weight, **options) for weight in (0.95, 0.9)
     )
-    assert first.record["history"] == plain.record["history"]
+    assert same_student(first, plain)
     assert first.record["compute"]["flops_forward"] == plain.record["compute"]["flops_forward"]
     again = second.record["compute"]["flops_forward"] / (2 * 64 * second.record["compute"]["macs_student"])
     assert again == 1, "the teacher worked again for views that it had seen"
@@ -304,18 +313,18 @@ def test_a_teacher_in_int8_is_recorded_and_answers_alike_alone_together_and_from
     exact = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options).record
     assert "teacher_precision" not in exact["hardware"]
     options["teacher_precision"] = "int8"
-    alone = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options).record
+    single = experiments.run(STOCHASTIC, 1, runs=tmp_path, **options)
+    alone = single.record
     assert alone["hardware"]["teacher_precision"].startswith("int8") and alone["hardware"]["precision"] == "float32"
     assert alone["history"] != exact["history"]
     grid = {**options, "teacher_precision": ["int8", "float32"], "tau_high": [20, 10]}
     runs = experiments.sweep(STOCHASTIC, seeds=[1], together=True, runs=tmp_path / "together", **grid)
-    of = {(run.record["asked"]["teacher_precision"], run.record["asked"]["tau_high"]): run.record for run in runs}
-    assert of["int8", 20]["history"] == alone["history"] != of["int8", 10]["history"]
-    assert of["float32", 20]["history"] == exact["history"], "each student has the teacher that it asked for"
+    of = {(run.record["asked"]["teacher_precision"], run.record["asked"]["tau_high"]): run for run in runs}
+    assert equal(single, of["int8", 20]) and alone["history"] != of["int8", 10].record["history"]
+    assert of["float32", 20].record["history"] == exact["history"], "each student has the teacher that it asked for"
     frozen, batches = answering.frozen, []
     monkeypatch.setattr(answering, "frozen", lambda *given: batches.append(given[-1]) or frozen(*given))
-    kept = experiments.run(STOCHASTIC, 1, runs=tmp_path, stored_teacher=True, **options).record
-    assert kept["history"] == alone["history"]
+    assert same_student(experiments.run(STOCHASTIC, 1, runs=tmp_path, stored_teacher=True, **options), single)
     assert batches == [stored.BLOCK], "what is filled up would be computed and not counted"
     [key] = (tmp_path / "stored").glob("*/key.json")
     assert set(json.loads(key.read_text())) >= {"torchao", "precision"}

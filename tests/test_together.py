@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import equal
+from helpers import equal, same_student
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from stkd_utils import carbon, compute, data, experiments, ledger, models, temperature
+from stkd_utils import carbon, compute, data, experiments, ledger, losses, models, temperature, training
 from stkd_utils.__main__ import main
 from stkd_utils.data import Batch
 from stkd_utils.experiments import ExperimentError, recording, together
@@ -20,12 +21,16 @@ from stkd_utils.training import Distillation, Supervised, Teacher, Trainer, trai
 pytestmark = pytest.mark.usefixtures("on_cpu")
 KD = "digits/resnet18-mobilenetv2-kd"
 STOCHASTIC = "digits/resnet18-mobilenetv2-stochastic"
+LEARNABLE = "digits/resnet18-mobilenetv2-learnable"
 TINY = {"train_limit": 128, "val_limit": 64, "test_limit": 32, "epochs": 2, "batch_size": 32, "width": 0.125}
 TEACHER = {"profile": "smoke", "progress": "none"} | {key: TINY[key] for key in TINY if key.endswith("_limit")}
 QUIET = {"progress": "none", "profile": "smoke", **TINY}
 
 GRIDS = {
     "three temperatures": (KD, [3], {"tau": [2, 4, 20]}),
+    "three policies": (STOCHASTIC, [3], {"tau_policy": ["stochastic", "stochastic-continuous", "stochastic-log"]}),
+    "a learnt temperature": (LEARNABLE, [3, 4], {"data_seed": 3}),
+    "answers kept on disk": (KD, [3], {"tau": [2, 4], "stored_teacher": True, "data_seed": 3}),
     "two seeds": (STOCHASTIC, [3, 4], {"data_seed": 3}),
     "two students": (KD, [3], {"model": ["mobilenetv2", "shufflenetv2"], "tau": 4}),
     "two teachers": (STOCHASTIC, [3], {"teacher_seed": [0, 1]}),
@@ -64,6 +69,46 @@ def test_with_two_threads_each_ends_as_if_trained_alone_too(tmp_path, monkeypatc
         torch.set_num_threads(before)
     assert all(equal(*pair) for pair in zip(alone, both, strict=True))
     assert {run.record["hardware"]["threads"] for run in (*alone, *both)} == {2}
+
+
+class Unread(TorchDispatchMode):
+    """Refuses to tell Python a number of a tensor: on a GPU, the loop would wait for it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a number was read"
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_makes_the_step_fast_is_in_every_run(tmp_path, monkeypatch):
+    seen, advance = [], training.advance
+
+    def watched(trainers, *given):
+        seen.append(trainers)
+        with Unread():
+            advance(trainers, *given)
+
+    monkeypatch.setattr(training, "advance", watched)
+    monkeypatch.setattr(losses, "_check_labels", lambda *_: None)  # which reads labels on a CPU alone
+    grid = {"model": "resnet18", "tau": [2, 4]}  # its kernels are neither of one pixel nor of one channel
+    experiments.sweep(KD, seeds=[3], runs=tmp_path, together=True, **grid, **QUIET)
+    for trainer in seen[-1]:
+        assert all(group["fused"] for group in trainer.optimiser.param_groups)
+        for network in (trainer.model, trainer.objective.teacher.network):
+            weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+            assert weights and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+    with pytest.raises(AssertionError, match="a number was read"), Unread():
+        torch.ones(1).item()
+
+
+def test_with_answers_partly_on_disk_they_end_the_same_and_share_what_was_missing(tmp_path):
+    asked = {"stored_teacher": True, "rotation_degrees": 0, "crop_padding": 1, **QUIET}  # nine views of each image
+    known = experiments.run(KD, 3, runs=tmp_path / "both", tau=6, stop_after=1, **asked).record["compute"]
+    alone = experiments.sweep(KD, seeds=[3], tau=[2, 4], runs=tmp_path / "alone", **{**asked, "stored_teacher": False})
+    both = experiments.sweep(KD, seeds=[3], tau=[2, 4], runs=tmp_path / "both", together=True, **asked)
+    assert all(same_student(*pair) for pair in zip(alone, both, strict=True))
+    images, work = 2 * TINY["train_limit"], sum(run.record["compute"]["flops_forward"] for run in both)
+    taught = work / images - 2 * TINY["epochs"] * known["macs_student"]  # MACs of an image
+    assert 0 < taught < TINY["epochs"] * known["macs_teacher"], "some of the views were on disk, and not all"
 
 
 def test_several_experiments_side_by_side_each_end_as_if_trained_alone(tmp_path):
