@@ -525,7 +525,7 @@ recorded(pd.concat([measured("peak"), memory]), group="what", name="of", n="n", 
 # In sixteen bits the students compute some maps a second time, when a gradient needs them, instead of keeping them.
 # In float32 that takes time, so there it is left to you: *given back* is the same training with `STKD_SMALL_MEMORY=1` in its environment, where on Linux what was freed goes back at once, too.
 # (The other float32 rows of the machine with sixteen bits are older, and still computed maps twice.)
-# A teacher in eight bits takes memory for the packages that prepare it; `--set teacher_precision=float32` does without.
+# A teacher in eight bits takes memory for the packages that prepare it; with `STKD_SMALL_MEMORY=1`, or `--set teacher_precision=float32`, it does without.
 #
 # ### Fewer bits
 #

@@ -18,11 +18,9 @@ Where a line belongs. Parts know nothing of `training`, nor it of `experiments` 
 * a benchmark belongs in tests/bench, outside the package
 """
 
-import os
-
 __version__ = "0.1.0"
 
-if os.environ.get("STKD_SMALL_MEMORY"):
-    from .environment import give_memory_back
+from . import environment  # which reads the version
 
-    give_memory_back()
+if environment.memory_counts():
+    environment.give_memory_back()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import engine, quantise
+from . import engine, environment, quantise
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 TRIED = (
@@ -36,13 +36,15 @@ def unable(model, device="cpu"):
 def resolve(model, precision, device):
     """What ``precision`` means for a frozen ``model`` on ``device``: "float32", "bfloat16" or "int8".
 
-    "auto" is what `engine.resolve` says, or int8 on a processor without bfloat16, for a model that is not `unable`.
-    Raises ValueError for an unknown ``precision``. Introduced in notebook 09.
+    "auto" is what `engine.resolve` says, or int8 on a processor without bfloat16, for a model that is not `unable`; but
+    not where memory is short (STKD_SMALL_MEMORY is set), for what prepares a network for it stays in memory. Raises
+    ValueError for an unknown ``precision``. Introduced in notebook 09.
     """
     if precision == "int8":
         return precision
     found = engine.resolve(precision, device)
-    return "int8" if (precision, found) == ("auto", "float32") and not unable(model, device) else found
+    free = (precision, found) == ("auto", "float32") and not environment.memory_counts()
+    return "int8" if free and not unable(model, device) else found
 
 
 def frozen(model, precision, device, dataset, batch=None):

@@ -37,11 +37,16 @@ def give_way():
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+def memory_counts():
+    """Whether memory is short: the environment variable STKD_SMALL_MEMORY says so, and less of it goes before time."""
+    return bool(os.environ.get("STKD_SMALL_MEMORY"))
+
+
 def give_memory_back():
     """Let what this process frees go back to the system at once, in blocks of 4 MiB and more, which come as huge pages.
 
-    By default glibc, on Linux, keeps freed blocks of up to 32 MiB at hand for the next step. $STKD_SMALL_MEMORY asks
-    for it, when the package is imported; whoever has set MALLOC_MMAP_THRESHOLD_ or THP_MEM_ALLOC_ENABLE keeps that.
+    By default glibc, on Linux, keeps freed blocks of up to 32 MiB at hand for the next step. Done when the package is
+    imported, where `memory_counts`; whoever has set MALLOC_MMAP_THRESHOLD_ or THP_MEM_ALLOC_ENABLE keeps that.
     """
     if not sys.platform.startswith("linux"):
         return

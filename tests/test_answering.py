@@ -126,6 +126,9 @@ def test_auto_is_int8_where_neither_the_processor_nor_the_network_stands_against
     monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: False)
     assert auto(teacher).startswith("int8")
     assert auto(models.build("mobilenetv2", 10, channels=1)) == "float32"
+    with monkeypatch.context() as short:
+        short.setenv("STKD_SMALL_MEMORY", "1")  # what prepares for int8 stays in memory
+        assert auto(teacher) == "float32"
     monkeypatch.setattr(quantise, "missing", lambda: "Quantisation needs torchao.")
     assert auto(teacher) == "float32"
     with pytest.raises(quantise.QuantiseError, match="needs torchao"):

@@ -1,6 +1,5 @@
 """What the networks of the zoo are made of."""
 
-import os
 from contextlib import nullcontext
 from functools import partial
 
@@ -8,6 +7,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
+
+from .. import environment
 
 SMALLEST = 4  # channels: below this a batch-normalised layer carries next to nothing
 
@@ -121,7 +122,7 @@ class Chain(nn.Sequential):
         learns = self.training and torch.is_grad_enabled()
         if learns and x.device.type == "cuda":
             return self.unbiased(x)
-        if learns and x.device.type == "cpu" and not torch.compiler.is_compiling() and _memory_counts():
+        if learns and x.device.type == "cpu" and not torch.compiler.is_compiling() and _saves_memory():
             return self._frugal(x)
         return super().forward(x)
 
@@ -154,8 +155,8 @@ class Chain(nn.Sequential):
         return x
 
 
-def _memory_counts():
-    return torch.is_autocast_enabled("cpu") or bool(os.environ.get("STKD_SMALL_MEMORY"))
+def _saves_memory():
+    return torch.is_autocast_enabled("cpu") or environment.memory_counts()
 
 
 def _biased(layer):

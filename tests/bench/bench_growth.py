@@ -89,6 +89,7 @@ def test_growth(add, device, quick, axis):
     medians = np.median(rounds, axis=0)
     slope = float(np.polyfit(np.log(values), np.log(medians), 1)[0])
     more = {"x": list(values), "seconds": medians.tolist(), "slope": slope, "note": f"seconds ~ {axis}^{slope:.2f}"}
+    more["teacher"] = passes[0].trainers[0].objective.teacher.network.precision
     more |= harness.quartiles([times[-1] for times in rounds])
     add(f"{axis} {values[0]} to {values[-1]}", "growth", n=len(rounds), median=float(medians[-1]), **more)
 
