@@ -404,7 +404,7 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # Students side by side are counted one after the other; what the queues of a GPU gain besides is in section 8.
 # The three do not multiply: who does not search has no grid to share, and a faster teacher leaves less to share, so sharing saves less time than FLOPs.
 # A fixed $\tau$ costs what a random one does, and learning without a teacher costs least: whether paying more is worth it is a question of accuracy, and the earlier chapters answer it.
-# *At the limit* is what the device would need if it did nothing but multiply matrices: the gap between *hours* and *at the limit* is what a better engine could still save.
+# *At the limit* is what the device would need if it did nothing but multiply matrices in that precision (of eight bits, which its teacher may answer in, it multiplies more): the gap between *hours* and *at the limit* is what a better engine could still save.
 #
 # ## 7. What the benchmarks recorded
 #
@@ -422,22 +422,23 @@ bench = ledger.benchmarks()
 layers = {1: "this book's", 2: "PyTorch's"}  # of the plain step, by its version
 STUDENTS = {"mobilenetv2": "MobileNetV2", "shufflenetv2": "ShuffleNetV2"}
 proofs = {  # of each benchmark by the end of its name: what is left of the answer, and which tests show it
-    "batched augmentation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
-    "crop, flip, rotation": ("the same moves, interpolated, not the nearest pixel", "augmentation"),
-    "teacher folded, no graph": ("same logits, up to rounding", "engine"),
-    "student channels-last": ("same update, up to rounding", "profiling"),
-    "in low precision": ("rounded more coarsely: see Fewer bits", "engine"),
-    "teacher in int8": ("rounded more coarsely: see Fewer bits", "answering"),
-    "fused optimiser": ("same update, up to rounding", "profiling"),
-    "the product": ("the loop that trains every run", "profiling"),
-    "together": ("same students, on a CPU to the last digit", "together"),
-    "answers on disk": ("same students, on a CPU to the last digit", "stored"),
+    "batched augmentation": ("the same moves, interpolated, not the nearest pixel", "test_augmentation"),
+    "crop, flip, rotation": ("the same moves, interpolated, not the nearest pixel", "test_augmentation"),
+    "teacher folded, no graph": ("same logits, up to rounding", "test_engine"),
+    "student channels-last": ("same update, up to rounding", "test_profiling"),
+    "in low precision": ("rounded more coarsely: see Fewer bits", "test_engine"),
+    "teacher in int8": ("rounded more coarsely: see Fewer bits", "test_answering"),
+    "fused optimiser": ("same update, up to rounding", "test_profiling"),
+    "the product": ("the loop that trains every run", "test_profiling"),
+    "compiled": ("same update, up to rounding", "bench/bench_step"),
+    "together": ("same students, on a CPU to the last digit", "test_together"),
+    "answers on disk": ("same students, on a CPU to the last digit", "test_experiments"),
 }
 
 
 def kept(name):
     """What a saving leaves of the answer, linked to the tests that show it."""
-    at = f"{repository}/blob/main/tests/test_"
+    at = f"{repository}/blob/main/tests/"
     return "".join(f'<a href="{at}{file}.py">{said}</a>' for end, (said, file) in proofs.items() if name.endswith(end))
 
 
@@ -457,14 +458,17 @@ def measured(groups, timed="cpu"):
     return rows[rows.threads == rows.groupby("group").threads.transform("max")] if len(rows) else rows
 
 
+def made(rows):
+    """On which machine, how often, under what load and when some rows were recorded."""
+    return f"Recorded on {'; '.join(rows.machine.unique())}; n = {span(rows.n, '.0f')}; load {span(rows.load, '.1f')}; {span(rows.date.str[:10], 's')}"
+
+
 def recorded(rows, head="", source=None, **columns):
     """These columns of some rows as a table, without those that nothing fills, or a sentence where there are no rows."""
     if rows.empty:
         return Markdown("*Not measured yet.*")
-    source = rows if source is None else source
-    made = f"{'; '.join(source.machine.unique())}; n = {span(source.n, '.0f')}; load {span(source.load, '.1f')}; {span(source.date.str[:10], 's')}"
     shown = rows.reindex(columns=list(columns)).rename(columns=columns).dropna(axis="columns", how="all")
-    return shown.style.hide(axis="index").format(precision=2, na_rep="").set_caption(f"{head}Recorded on {made}")
+    return shown.style.hide(axis="index").format(precision=2, na_rep="").set_caption(head + made(rows if source is None else source))
 
 
 def rungs(timed="cpu", *more):
@@ -472,7 +476,8 @@ def rungs(timed="cpu", *more):
     steps, found = measured("step", timed), {}
     for row in steps[steps.name.str.contains(": ")].to_dict("records"):
         student, rung = row["name"].split(": ", 1)
-        said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s)"
+        first = "" if pd.isna(row.get("first_seconds")) else f"; first step {row['first_seconds']:.0f} s"
+        said = f"{row['ratio']:.2f} × ({row['images_per_second']:,.0f}/s{first})"
         bits = None if pd.isna(row.get("teacher")) else row["teacher"].split(",")[0]
         found.setdefault(rung, {"step": rung}).update({STUDENTS[student]: said, "teacher in": bits, "the answer": row["kept"]})
     columns = {name: name for name in ("step", *STUDENTS.values(), *more)}
@@ -484,6 +489,7 @@ rungs("cpu", "teacher in", "the answer")
 
 # %% [markdown]
 # On a processor without sixteen bits *low precision* is a teacher in eight; the student keeps thirty-two there, and its rung shows no more than this book's layers.
+# *Compiled* is the product with `--set compiled=true`, which is paid before its first step.
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds.
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # A ratio still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
@@ -561,7 +567,8 @@ for ax, (_, row) in zip(np.atleast_1d(axes), growth.iterrows(), strict=not growt
     ax.set_xticks(ends, ends)
     ax.minorticks_off()
     ax.set_title(f"{row.slope:.2f}")
-_ = np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
+np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
+Markdown(f"{made(growth)}." if len(growth) else "*Not measured yet.*")
 
 # %% [markdown]
 # An exponent of 1 is a cost in proportion, 0 one that is not seen; the side of an image would have 2 if nothing but its pixels counted.

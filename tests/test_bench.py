@@ -252,8 +252,8 @@ def test_the_page_says_of_every_saving_what_shows_its_answer(root, harness):
     import bench_step
 
     proofs = of_the_page(root, "proofs")
-    assert all((root / "tests" / f"test_{tests}.py").exists() for _, tests in proofs.values())
-    for rung in (*bench_step.RUNGS, "the product", "19 together", "answers on disk"):
+    assert all((root / "tests" / f"{tests}.py").exists() for _, tests in proofs.values())
+    for rung in (*bench_step.RUNGS, "the product", "compiled", "19 together", "answers on disk"):
         assert sum(rung.endswith(ending) for ending in proofs) == 1
 
 

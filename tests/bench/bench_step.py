@@ -70,10 +70,11 @@ def test_product_against_workers(race, shape, student, device):
 
 
 @each_student
-def test_compiled(race, shape, student, device, quick):
+def test_compiled(race, shape, student, device, quick, monkeypatch):
     """The product with `compiled`: against the plain step, after a first step that has to do the same as without."""
     if quick and not on_gpu(device):
         pytest.skip("on a CPU compiling takes minutes")
+    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", True)  # else an earlier one had paid for it
     step, eager = (profiling.Pass(student, **shape) for _ in range(2))
     [trainer] = step.trainers
     teacher, before = trainer.objective.teacher.network, _weights(step)
