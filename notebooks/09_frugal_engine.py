@@ -404,14 +404,14 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # Students side by side are counted one after the other; what the queues of a GPU gain besides is in section 8.
 # The three do not multiply: who does not search has no grid to share, and a faster teacher leaves less to share, so sharing saves less time than FLOPs.
 # A fixed $\tau$ costs what a random one does, and learning without a teacher costs least: whether paying more is worth it is a question of accuracy, and the earlier chapters answer it.
-# *At the limit* is what the device would need if it did nothing but multiply matrices in that precision (of eight bits, which its teacher may answer in, it multiplies more): the gap between *hours* and *at the limit* is what a better engine could still save.
+# *At the limit* is what the device would need if it did nothing but multiply matrices in that precision (how many it multiplies in eight bits, for a teacher that answers in them, was not measured): the gap between *hours* and *at the limit* is what a better engine could still save.
 #
 # ## 7. What the benchmarks recorded
 #
 # A page that is executed once, on a machine that others use too, is no benchmark.
 # `make bench` times every rung in turn with the plain step, several times, and adds its rows to `book/ledger/bench.jsonl`.
 # Each *rung* adds one saving to the rung before it; *the product* is the whole training loop of this book.
-# Ratios are shown of one machine, the one that ran most of their kind, with the most threads that it used; *load* is how many programs wanted to run at once.
+# Ratios are those of one machine, the one that ran most of their kind, with the most threads that it used (but for the table of all sessions); *load* is how many programs wanted to run at once.
 #
 # ### The step
 #
@@ -430,7 +430,7 @@ proofs = {  # of each benchmark by the end of its name: what is left of the answ
     "teacher in int8": ("rounded more coarsely: see Fewer bits", "test_answering"),
     "fused optimiser": ("same update, up to rounding", "test_profiling"),
     "the product": ("the loop that trains every run", "test_profiling"),
-    "compiled": ("same update, up to rounding", "bench/bench_step"),
+    "compiled": ("an update of nearly the same direction", "bench/bench_step"),
     "together": ("same students, on a CPU to the last digit", "test_together"),
     "answers on disk": ("same students, on a CPU to the last digit", "test_experiments"),
 }
@@ -489,7 +489,7 @@ rungs("cpu", "teacher in", "the answer")
 
 # %% [markdown]
 # On a processor without sixteen bits *low precision* is a teacher in eight; the student keeps thirty-two there, and its rung shows no more than this book's layers.
-# *Compiled* is the product with `--set compiled=true`, which is paid before its first step.
+# *Compiled* is the product with `--set compiled=true`, which is paid in its first step; a teacher in eight bits is not compiled.
 # Plain step and rung were timed in turn, under the same load, so the ratio says more than the seconds.
 # Every rung was raced against the plain step, not against the rung before it, so small differences between rungs are load.
 # A ratio still moves, from one day to the next and within an hour: a machine is shared with neighbours, and what they do cannot be seen here.
@@ -540,9 +540,9 @@ recorded(pd.concat([measured("peak"), memory]), group="what", name="of", n="n", 
 # The digits ask for thirty-two for both.
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its fewer bits are a choice and no finding.
-# The numbers of seeds were fixed before (for sixteen bits by the spread of earlier ones, which are left out).
+# The 160 seeds of the student that was distilled in sixteen bits were planned by the spread of forty others; the forty of the networks without a teacher (*base*) include ten that were looked at first.
 #
-# For the teacher in eight, each twenty seeds share one pass, with its batches and views, and one teacher is behind all, so the interval leaves out variation between teachers.
+# The seeds for the teacher in eight were fixed beforehand; as many as the row says share one pass, with its batches and views, and one teacher is behind all, so the interval leaves out variation between teachers.
 # On runs as short as the digits', preparing it takes longer than its answers save; the longer the run, the less that weighs.
 
 # %% tags=["hide-input"]
@@ -568,7 +568,7 @@ for ax, (_, row) in zip(np.atleast_1d(axes), growth.iterrows(), strict=not growt
     ax.minorticks_off()
     ax.set_title(f"{row.slope:.2f}")
 np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
-Markdown(f"{made(growth)}." if len(growth) else "*Not measured yet.*")
+Markdown(f"{made(growth)}; teacher in {span(growth.reindex(columns=['teacher']).fillna('as the student').teacher, 's')}." if len(growth) else "*Not measured yet.*")
 
 # %% [markdown]
 # An exponent of 1 is a cost in proportion, 0 one that is not seen; the side of an image would have 2 if nothing but its pixels counted.

@@ -191,7 +191,13 @@ class Trainer:
             "fit": dict(vars(self.fit_state)),
             "data": self.dataset.checksum,
             "code": self._code,
+            "answers": self._answers(),
         }
+
+    def _answers(self):
+        """What the teacher answers in; None without one, and for a plain network."""
+        teacher = self.objective.teacher
+        return getattr(teacher.network, "precision", None) if teacher else None
 
     def restore(self, say=print):
         """Continue from the checkpoint at ``path``, if one is there; ``say`` is told of a damaged one."""
@@ -208,8 +214,10 @@ class Trainer:
                 f"The images of {self.dataset.name} are not those that this run began with: bring them back, or delete "
                 f"the folder {self.path.parent} to train on these from the start."
             )
+        who = self.name or self.path
+        if state.get("answers", self._answers()) != self._answers():
+            say(f"{who} began with a teacher in {state['answers']} and goes on with it in {self._answers()}.")
         if state.get("code", self._code) != self._code:
-            who = self.name or self.path
             say(f"{who} began with other code of stkd_utils and goes on with this; delete its folder to start anew.")
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])

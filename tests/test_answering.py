@@ -124,6 +124,7 @@ def test_auto_is_int8_where_neither_the_processor_nor_the_network_stands_against
         return answering.frozen(model, "auto", device, images).precision
 
     monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setenv("STKD_SMALL_MEMORY", "")
     assert auto(teacher).startswith("int8")
     assert auto(models.build("mobilenetv2", 10, channels=1)) == "float32"
     with monkeypatch.context() as short:

@@ -11,7 +11,7 @@ import filelock
 import pytest
 from helpers import TINY
 
-from stkd_utils import environment, experiments
+from stkd_utils import answering, engine, environment, experiments, quantise
 from stkd_utils.__main__ import main
 from stkd_utils.experiments import running
 
@@ -159,6 +159,19 @@ def test_who_goes_on_with_other_code_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     assert main(words) == 0
     assert "finished before with other code of stkd_utils; nothing was trained." in capsys.readouterr().out
+
+
+def test_who_goes_on_with_a_teacher_in_other_bits_is_told(tmp_path, capsys, monkeypatch):
+    words = ["run", "digits/resnet18-mobilenetv2-kd", "--profile", "smoke", "--runs", str(tmp_path), *TINY]
+    words += ["--set", "epochs=2", "--set", "precision=auto"]
+    monkeypatch.setattr(quantise, "no_kernels", lambda: "Quantisation needs torchao.")
+    monkeypatch.setattr(engine, "_cpu_has_bfloat16", lambda: False)
+    assert main([*words, "--set", "stop_after=1"]) == 0
+    resolve = answering.resolve
+    monkeypatch.setattr(answering, "resolve", lambda *asked: resolve(asked[0], "bfloat16", asked[2]))
+    assert main(words) == 0
+    said = "began with a teacher in float32 and goes on with it in bfloat16."
+    assert capsys.readouterr().out.count(said) == 1
 
 
 def test_an_unknown_way_to_show_progress_is_one_sentence(tmp_path, capsys, monkeypatch):

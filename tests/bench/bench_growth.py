@@ -109,7 +109,7 @@ def test_peak_memory(add, student, precision):
 
 @pytest.mark.usefixtures("cpu_only")
 def test_memory_given_back(add, student="mobilenetv2", rounds=5):
-    environs = ({}, harness.GIVEN_BACK)
+    environs = (dict.fromkeys(harness.GIVEN_BACK, ""), harness.GIVEN_BACK)
     turns = [[peak(student, "float32", **environ) for environ in environs] for _ in range(rounds)]
     peaks, _, seconds = np.array(turns).T
     reference, taken = np.median(seconds, axis=1).tolist()
