@@ -540,6 +540,7 @@ recorded(pd.concat([measured("peak"), memory]), group="what", name="of", n="n", 
 # The digits ask for thirty-two for both.
 # Where no row says *equivalent*, that default still has to earn its place; `--set precision=float32` goes back.
 # Digits cannot speak for CIFAR-100: as long as no row names it, here or in section 8, its fewer bits are a choice and no finding.
+# (A CPU cannot tell: the little that it learns of CIFAR-100 in hours would pass any margin.)
 # The 160 seeds of the student that was distilled in sixteen bits were planned by the spread of forty others; the forty of the networks without a teacher (*base*) include ten that were looked at first.
 #
 # The seeds for the teacher in eight were fixed beforehand; as many as the row says share one pass, with its batches and views, and one teacher is behind all, so the interval leaves out variation between teachers.

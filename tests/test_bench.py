@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stkd_utils import answering, environment, models, profiling
+from stkd_utils import answering, environment, ledger, models, profiling
 
 SMALL = {"classes": 10, "size": 16, "batch": 16, "width": 0.25}
 
@@ -256,6 +256,13 @@ def test_the_page_says_of_every_saving_what_shows_its_answer(root, harness):
     assert all((root / "tests" / f"{tests}.py").exists() for _, tests in proofs.values())
     for rung in (*bench_step.RUNGS, "the product", "compiled", "19 together", "answers on disk"):
         assert sum(rung.endswith(ending) for ending in proofs) == 1
+
+
+def test_what_was_last_seen_of_every_default_of_fewer_bits_is_that_it_is_equivalent():
+    rows = ledger.benchmarks(newest=False)
+    rows = rows[rows.group == "precision"].sort_values("date").drop_duplicates(["name", "device"], keep="last")
+    assert {"cpu", "cuda"} <= set(rows.device) and any(rows.name.str.endswith("in int8"))
+    assert set(rows.verdict) == {"equivalent"}, "change the default, or plan more seeds"
 
 
 def test_without_a_gpu_the_gpu_benchmark_says_so_and_changes_nothing(root):
