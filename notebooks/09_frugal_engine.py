@@ -560,16 +560,18 @@ recorded(compared, name="experiment", n="seeds", note="finding", machine="machin
 growth = ledger.main_machine(bench[(bench.group == "growth") & (bench.device == "cpu")])
 growth = growth[growth.threads == growth.threads.min()] if len(growth) else growth
 growth = growth.drop_duplicates("name", keep="last")
-_, axes = plt.subplots(1, max(1, len(growth)), figsize=(plots.COLUMN, 2.6), sharey=True)
-for ax, (_, row) in zip(np.atleast_1d(axes), growth.iterrows(), strict=not growth.empty):
+_, axes = plt.subplots(1, max(1, len(growth)), figsize=(plots.COLUMN, 2.6), sharey=True, squeeze=False)
+for ax, (_, row) in zip(axes.flat, growth.iterrows(), strict=not growth.empty):
     ax.plot(row.x, row.seconds, "o-", color="#0A4BCB")
     ax.set(xscale="log", yscale="log", xlabel=row["name"].split()[0])
     ends = [row.x[0], row.x[-1]]
     ax.set_xticks(ends, ends)
     ax.minorticks_off()
     ax.set_title(f"{row.slope:.2f}")
-np.atleast_1d(axes)[0].set_ylabel("Seconds of a step")
-Markdown(f"{made(growth)}; teacher in {span(growth.reindex(columns=['teacher']).fillna('as the student').teacher, 's')}." if len(growth) else "*Not measured yet.*")
+_ = axes[0, 0].set_ylabel("Seconds of a step")
+if len(growth):
+    answers = span(growth.reindex(columns=["teacher"]).fillna("as the student").teacher, "s")
+    _ = axes[0, 0].figure.supxlabel(f"{made(growth)}; teacher in {answers}", fontsize="x-small")
 
 # %% [markdown]
 # An exponent of 1 is a cost in proportion, 0 one that is not seen; the side of an image would have 2 if nothing but its pixels counted.
