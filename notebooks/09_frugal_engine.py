@@ -61,6 +61,7 @@ intensity = "world"  # gCO2e per kWh: a name of carbon.INTENSITIES or a number
 # %%
 import shutil
 import tempfile
+import textwrap
 import time
 
 import matplotlib.pyplot as plt
@@ -68,6 +69,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
+from matplotlib.ticker import LogLocator
 
 from stkd_utils import answering, carbon, compute, data, experiments, ledger, models, plots, profiling, stats, stored
 from stkd_utils.engine import resolve
@@ -568,10 +570,13 @@ for ax, (_, row) in zip(axes.flat, growth.iterrows(), strict=not growth.empty):
     ax.set_xticks(ends, ends)
     ax.minorticks_off()
     ax.set_title(f"{row.slope:.2f}")
+axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+axes[0, 0].yaxis.set_major_formatter("{x:g}")
 _ = axes[0, 0].set_ylabel("Seconds of a step")
 if len(growth):
-    answers = span(growth.reindex(columns=["teacher"]).fillna("as the student").teacher, "s")
-    _ = axes[0, 0].figure.supxlabel(f"{made(growth)}; teacher in {answers}", fontsize="x-small")
+    answers = span(growth.reindex(columns=["teacher"]).fillna("as the student").teacher.str.split(",").str[0], "s")
+    where = textwrap.fill(f"{made(growth)}; teacher in {answers}.", 56)
+    _ = axes[0, 0].figure.supxlabel(where, fontsize="x-small")
 
 # %% [markdown]
 # An exponent of 1 is a cost in proportion, 0 one that is not seen; the side of an image would have 2 if nothing but its pixels counted.
