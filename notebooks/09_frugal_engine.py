@@ -117,6 +117,8 @@ whole = {name: found.attrs["whole"] for name, found in parts.items()}
 seconds = {
     name: found.seconds * whole[name] / found.seconds.sum() for name, found in parts.items()
 }
+answering_in = loops["this book"].trainers[0].objective.teacher.network.precision.split(",")[0]
+bits = {"student": resolve("auto", device), "teacher": answering_in}  # of this book's step
 print(*(f"{name}: {batch / taken:.0f} images/s" for name, taken in whole.items()), sep="\n")
 gain = whole["plain"] / whole["this book"]
 print(f"{gain:.2f} times as fast, CPU threads: {torch.get_num_threads()}")
@@ -375,30 +377,30 @@ table(rows, f"Test accuracy, differences in points, 95 % interval over {len(tune
 # Nothing in this table was run to the end; it is a price list. (Section 9 has whole runs, on a GPU.)
 
 # %% tags=["hide-input"]
-precision = resolve("auto", device)
-peak = profiling.matmul_peak(precision, device, size=2048 if device == "cpu" else None)
-batches = paper["epochs"] * -(-photos // batch)
-s, t = macs["mobilenetv2"], macs["resnet18"]
+peaks = {name: profiling.matmul_peak(name, device, size=2048 if device == "cpu" else None) for name in set(bits.values())}
+images_shown = paper["epochs"] * -(-photos // batch) * batch
+macs_of = {"student": 3 * macs["mobilenetv2"], "teacher": macs["resnet18"]}  # forward and backward; forward
 views, teacher = seconds["this book"][["augmentation", "teacher"]]
 own = whole["this book"] - views - teacher
 halved = points * np.mean(epochs_paid) / (last * len(scale.taus))  # runs
-bills = {  # seconds a batch, MACs an image, kind of step
-    "grid, plain step": (points * whole["plain"], points * (3 * s + t), "plain"),
-    "grid, this book's step": (points * whole["this book"], points * (3 * s + t), "this book"),
-    "grid, answers on disk": (points * (own + views) + teacher, points * 3 * s + t, "this book"),
-    "grid, side by side": (points * own + views + teacher, points * 3 * s + t, "this book"),
-    "halving, this book's step": (halved * whole["this book"], halved * (3 * s + t), "this book"),
-    "one τ, random or fixed, plain step": (whole["plain"], 3 * s + t, "plain"),
-    "one τ, this book's step": (whole["this book"], 3 * s + t, "this book"),
-    "no teacher, this book's step": (whole["this book"] - teacher, 3 * s, "this book"),
+bills = {  # seconds a batch, how many students, how many teachers, kind of step
+    "grid, plain step": (points * whole["plain"], points, points, "plain"),
+    "grid, this book's step": (points * whole["this book"], points, points, "this book"),
+    "grid, answers on disk": (points * (own + views) + teacher, points, 1, "this book"),
+    "grid, side by side": (points * own + views + teacher, points, 1, "this book"),
+    "halving, this book's step": (halved * whole["this book"], halved, halved, "this book"),
+    "one τ, random or fixed, plain step": (whole["plain"], 1, 1, "plain"),
+    "one τ, this book's step": (whole["this book"], 1, 1, "this book"),
+    "no teacher, this book's step": (whole["this book"] - teacher, 1, 0, "this book"),
 }
 rows, first = [], bills["grid, plain step"][0]
-for label, (taken, per_image, kind) in bills.items():
-    hours, flops = taken * batches / 3600, compute.flops(per_image) * batches * batch
+for label, (taken, *networks, kind) in bills.items():
+    hours = taken * images_shown / batch / 3600
+    flops = {who: compute.flops(count * macs_of[who]) * images_shown for who, count in zip(bits, networks, strict=True)}
+    limit = sum(flops[who] / peaks[bits[who]] for who in bits) / 3600
     energy = "not seen" if watts[kind] is None else f"{watts[kind] * hours / 1000:.1f}"
-    limit = f"{flops / peak / 3600:,.1f}"
-    rows.append({"": label, "EFLOPs": f"{flops / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": limit, "kWh": energy, "of the first row": f"{taken / first:.3f}"})
-print(f"limit: {peak / 1e12:.2g} TFLOPs per second, matrix products in {precision}, CPU threads: {torch.get_num_threads()}; energy: {how['plain']}")
+    rows.append({"": label, "EFLOPs": f"{sum(flops.values()) / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": f"{limit:,.1f}", "kWh": energy, "of the first row": f"{taken / first:.3f}"})
+print(*(f"{who} in {name}, at the limit {peaks[name] / 1e12:.2g} TFLOPs per second" for who, name in bits.items()), f"CPU threads: {torch.get_num_threads()}; energy: {how['plain']}", sep="; ")
 table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperatures; reading the answers from disk is left out (section 7 times it)")
 
 # %% [markdown]
@@ -406,7 +408,7 @@ table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperature
 # Students side by side are counted one after the other; what the queues of a GPU gain besides is in section 8.
 # The three do not multiply: who does not search has no grid to share, and a faster teacher leaves less to share, so sharing saves less time than FLOPs.
 # A fixed $\tau$ costs what a random one does, and learning without a teacher costs least: whether paying more is worth it is a question of accuracy, and the earlier chapters answer it.
-# *At the limit* is what the device would need if it did nothing but multiply matrices in that precision (how many it multiplies in eight bits, for a teacher that answers in them, was not measured): the gap between *hours* and *at the limit* is what a better engine could still save.
+# *At the limit* is what the device would need if it did nothing but multiply matrices, in the precisions of this book's step: the gap between *hours* and *at the limit* is what a better engine could still save.
 #
 # ## 7. What the benchmarks recorded
 #

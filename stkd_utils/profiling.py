@@ -2,11 +2,12 @@
 
 import itertools
 import statistics
+from functools import partial
 
 import pandas as pd
 import torch
 
-from . import answering, clock, data, engine, losses, models, temperature
+from . import answering, clock, data, engine, losses, models, quantise, temperature
 from .carbon import Meter
 from .models import layers
 from .objectives import Distillation, Teacher
@@ -190,12 +191,18 @@ def breakdown(step, rounds=5, whole=None):
 
 
 def matmul_peak(precision, device="cpu", size=None, rounds=7):
-    """Floating-point operations per second of a square matrix product: the limit that ``device`` reaches in practice.
+    """Operations per second of a square matrix product: the limit that ``device`` reaches in practice.
 
-    ``precision`` is "float32" or "bfloat16", ``size`` the rows of the matrices (4096; 16384 on a GPU), the result the
-    best of ``rounds``: 2 size^3 / seconds. Introduced in notebook 09.
+    ``precision`` is "float32", "bfloat16" or, on a CPU, "int8" (a linear layer as `quantise.assembled` makes it, from
+    float32 numbers to float32 numbers); ``size`` the rows of the matrices (4096; 16384 on a GPU), the result the best
+    of ``rounds``: 2 size^3 / seconds. Raises `quantise.QuantiseError` where there is no int8. Introduced in notebook
+    09.
     """
     size = size or (16384 if torch.device(device).type == "cuda" else 4096)
+    if precision == "int8":
+        layer, rows = torch.nn.Linear(size, size).eval(), torch.randn(size, size)
+        product = quantise.assembled(quantise.static(layer, [rows]), rows)
+        return 2 * size**3 / min(clock.seconds(partial(product, rows), device) for _ in range(rounds))
     left, right = torch.randn(2, size, size, device=device, dtype=getattr(torch, precision))
     out = left @ right
     best = min(clock.seconds(lambda: torch.mm(left, right, out=out), device) for _ in range(rounds))

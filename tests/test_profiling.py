@@ -108,3 +108,14 @@ def test_peak_counts_two_operations_per_product(monkeypatch):
     ticks = iter([0.0, 2.0, 2.0, 3.0])
     monkeypatch.setattr(profiling.clock.time, "perf_counter", lambda: next(ticks))
     assert profiling.matmul_peak("float32", size=8, rounds=2) == 2 * 8**3 / 1.0
+
+
+def test_the_peak_of_int8_is_one_of_its_kernels_or_says_what_is_missing(monkeypatch):
+    with pytest.raises(quantise.QuantiseError, match="This test does without"):
+        profiling.matmul_peak("int8", size=8)
+    monkeypatch.undo()
+    if quantise.no_kernels():
+        pytest.skip(quantise.no_kernels())
+    sizes, assembled = [], quantise.assembled
+    monkeypatch.setattr(quantise, "assembled", lambda *made: sizes.append(made[1].shape) or assembled(*made))
+    assert profiling.matmul_peak("int8", size=64, rounds=2) > 0 and sizes == [(64, 64)]

@@ -7,7 +7,7 @@ import naive
 import pytest
 import torch
 
-from stkd_utils import checkpoint, data, engine, models, profiling
+from stkd_utils import checkpoint, data, engine, models, profiling, quantise
 from stkd_utils.training import evaluate
 
 
@@ -51,9 +51,11 @@ def test_checkpoint(race, shape, tmp_path):
     race("mobilenetv2, safe against a kill", "checkpoint", safe, plain)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 def test_peak(add, precision, quick, device):
-    if engine.resolve("auto", device) == "float32" != precision:
+    if precision == "int8" and (device != "cpu" or quantise.no_kernels()):
+        pytest.skip(quantise.no_kernels() or "int8 is for processors here")
+    if engine.resolve("auto", device) == "float32" and precision == "bfloat16":
         pytest.skip(f"this device does not compute in {precision}; it imitates it, slowly")
     size = 256 if quick else None
     peak = profiling.matmul_peak(precision, device, size)
