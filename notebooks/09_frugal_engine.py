@@ -400,7 +400,7 @@ for label, (taken, *networks, kind) in bills.items():
     limit = sum(flops[who] / peaks[bits[who]] for who in bits) / 3600
     energy = "not seen" if watts[kind] is None else f"{watts[kind] * hours / 1000:.1f}"
     rows.append({"": label, "EFLOPs": f"{sum(flops.values()) / 1e18:.3g}", "hours": f"{hours:,.1f}", "at the limit": f"{limit:,.1f}", "kWh": energy, "of the first row": f"{taken / first:.3f}"})
-print(*(f"{who} in {name}, at the limit {peaks[name] / 1e12:.2g} TFLOPs per second" for who, name in bits.items()), f"CPU threads: {torch.get_num_threads()}; energy: {how['plain']}", sep="; ")
+print(*(f"{who} in {name}, at the limit {peaks[name] / 1e12:.2g} TFLOPs per second" for who, name in bits.items()), f"CPU threads: {torch.get_num_threads()}; energy: {how['plain']}", sep="\n")
 table(rows, f"ResNet-18 to MobileNetV2 at the paper's size, {points} temperatures; reading the answers from disk is left out (section 7 times it)")
 
 # %% [markdown]
