@@ -200,6 +200,8 @@ def matmul_peak(precision, device="cpu", size=None, rounds=7):
     """
     size = size or (16384 if torch.device(device).type == "cuda" else 4096)
     if precision == "int8":
+        if torch.device(device).type != "cpu":
+            raise quantise.QuantiseError("The peak of int8 is known for processors alone; ask for another precision.")
         layer, rows = torch.nn.Linear(size, size).eval(), torch.randn(size, size)
         product = quantise.assembled(quantise.static(layer, [rows]), rows)
         return 2 * size**3 / min(clock.seconds(partial(product, rows), device) for _ in range(rounds))

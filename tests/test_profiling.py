@@ -113,6 +113,8 @@ def test_peak_counts_two_operations_per_product(monkeypatch):
 def test_the_peak_of_int8_is_one_of_its_kernels_or_says_what_is_missing(monkeypatch):
     with pytest.raises(quantise.QuantiseError, match="This test does without"):
         profiling.matmul_peak("int8", size=8)
+    with pytest.raises(quantise.QuantiseError, match="for processors alone"):
+        profiling.matmul_peak("int8", "cuda", size=8)
     monkeypatch.undo()
     if quantise.no_kernels():
         pytest.skip(quantise.no_kernels())
